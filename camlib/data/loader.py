@@ -1,0 +1,112 @@
+"""Batches from images that fit on the device: drawn, augmented and normalised there, as tensors."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from camlib.data.augment import AUGMENTATIONS
+from camlib.names import lookup
+from camlib.target import check_target, one_hot
+
+
+class Loader:
+    """Yields (images, target) batches: float32 (n, C, H, W), normalised, and rows (n, K).
+
+    The images stay on the device as uint8. Order and augmentation depend on the seed, the epoch and the
+    step alone, so that a run can be taken up again at any step, and two arms with one seed see the same
+    batches.
+
+    Args:
+        images: uint8 (N, C, H, W).
+        labels: integers (N,) or target rows (N, K).
+        num_classes: K.
+        batch_size: images in a batch over all processes; the last batch of an epoch may be smaller.
+        mean, std: of each channel, in 0 … 1, as `camlib.data.statistics` gives them.
+        augment: names from `camlib.data.augment.AUGMENTATIONS`, applied in this order.
+        shuffle: draw a new order every epoch.
+        seed: of order and augmentation.
+        device: where images live and batches come out.
+
+    Raises:
+        ValueError: images of another type or shape, labels that do not fit, a batch size below 1.
+        KeyError: an unknown augmentation.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        num_classes: int,
+        batch_size: int,
+        *,
+        mean: Tensor,
+        std: Tensor,
+        augment: tuple[str, ...] = (),
+        shuffle: bool = False,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+    ):
+        if images.dtype != torch.uint8 or images.ndim != 4:
+            raise ValueError(
+                f"images have dtype {images.dtype} and shape {tuple(images.shape)}, expected uint8 (N, C, H, W): "
+                "pass the pixels as they are, 0 … 255; the loader normalises"
+            )
+        if len(images) != len(labels):
+            raise ValueError(f"{len(images)} images but {len(labels)} labels")
+        if len(images) == 0:
+            raise ValueError("no images")
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}, expected at least 1")
+        target = one_hot(labels, num_classes) if labels.ndim == 1 else labels.float()
+        check_target(target, len(images), num_classes)
+        self.device = torch.device(device)
+        self.images, self.target = images.to(self.device), target.to(self.device)
+        self.num_classes, self.batch_size, self.seed, self.shuffle = num_classes, batch_size, seed, shuffle
+        self.augment = tuple(augment)
+        self._operations = [lookup(AUGMENTATIONS, name, "augmentation") for name in augment]
+        self.mean = torch.as_tensor(mean, dtype=torch.float32, device=self.device)[:, None, None]
+        self.std = torch.as_tensor(std, dtype=torch.float32, device=self.device)[:, None, None]
+
+    def __len__(self) -> int:
+        return -(-len(self.images) // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return self.batches(0)
+
+    def batches(self, epoch: int, first_step: int = 0, rank: int = 0, world: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of one epoch, from `first_step` on, as process `rank` of `world` sees them.
+
+        Every process draws the same batch and keeps every world-th image of it.
+        """
+        order = torch.arange(len(self.images))
+        if self.shuffle:
+            order = torch.randperm(len(self.images), generator=_generator(self.seed, epoch))
+        for step in range(first_step, len(self)):
+            index = order[step * self.batch_size : (step + 1) * self.batch_size].to(self.device)
+            images, target = self.images[index], self.target[index]
+            generator = _generator(self.seed, epoch, step)
+            for operation in self._operations:
+                images, target = operation(images, target, generator)
+            images, target = images[rank::world], target[rank::world]
+            yield (images.float() / 255 - self.mean) / self.std, target
+
+    def describe(self) -> dict[str, object]:
+        """What a checkpoint remembers of the loader: enough to refuse a resume with other data or batches."""
+        return {
+            "images": len(self.images),
+            "classes": self.num_classes,
+            "batch_size": self.batch_size,
+            "augment": list(self.augment),
+            "seed": self.seed,
+        }
+
+
+def derived_seed(*numbers: int) -> int:
+    """One seed from several numbers, such as (seed, epoch, step), without the clashes a sum would have."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _generator(*numbers: int) -> torch.Generator:
+    return torch.Generator().manual_seed(derived_seed(*numbers))

@@ -1,0 +1,81 @@
+"""CAM-loss: the class-agnostic map is drawn towards the target's class activation map."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from camlib.maps import caam, cam, minmax
+from camlib.objective import State
+from camlib.observe import Output
+from camlib.target import one_hot
+
+
+class CrossEntropy(nn.Module):
+    """Cross-entropy between the target rows and the softmax of the logits (CAM-loss, Eq. 5).
+
+    -Σ_k T_k log softmax(z)_k, mean over the batch; for one-hot rows this is -log p of the target class.
+    """
+
+    def forward(self, out: Output, target: Tensor, state: State) -> Tensor:
+        return F.cross_entropy(out.logits.float(), target)
+
+
+class CAMLoss(nn.Module):
+    """L_cam, the distance between the stretched CAAM and the stretched target CAM (CAM-loss, Eq. 4).
+
+    mean over H × W, then over the batch, of |minmax(CAAM) - minmax(CAM of the target)|^p, in 0 … 1.
+    The classifier's weight is detached: cross-entropy alone moves it (CAM-loss, Algorithm 1). Used as
+    `Objective(ce=(1.0, CrossEntropy()), cam=(step_at(20, 3.0), CAMLoss()))` (CAM-loss, Eq. 6).
+
+    Args:
+        p: 1 for the absolute difference the paper uses, 2 for its square.
+        detach_cam: also hold the CAM fixed, so that the CAAM moves towards it and never the other way.
+            Off by default: Algorithm 1 read literally lets the gradient into both maps.
+
+    Raises:
+        ValueError: `p` is neither 1 nor 2.
+    """
+
+    def __init__(self, p: int = 1, detach_cam: bool = False):
+        super().__init__()
+        if p not in (1, 2):
+            raise ValueError(f"p is {p}, expected 1 (absolute difference) or 2 (squared difference)")
+        self.p, self.detach_cam = p, detach_cam
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}, detach_cam={self.detach_cam}"
+
+    def guide(self, out: Output, target: Tensor) -> Tensor:
+        """The map (N, H, W) that the CAAM is drawn to: here the stretched CAM of the target."""
+        return minmax(cam(out.maps[-1], out.weight.detach(), target))
+
+    def forward(self, out: Output, target: Tensor, state: State) -> Tensor:
+        guide = self.guide(out, target)
+        difference = minmax(caam(out.maps[-1])) - (guide.detach() if self.detach_cam else guide)
+        return difference.abs().mean() if self.p == 1 else difference.square().mean()
+
+
+class RandomClassCAMLoss(CAMLoss):
+    """A control: L_cam with the CAM of a class drawn at random among those the target rules out.
+
+    If it helps as much as `CAMLoss`, what helps is not the target's map. In no paper. The draw comes from
+    torch's global generator, anew for each image and step.
+
+    Raises:
+        ValueError: a target row rules out no class.
+    """
+
+    def guide(self, out: Output, target: Tensor) -> Tensor:
+        others = (target == 0).float()
+        if not others.any(1).all():
+            raise ValueError("a target row has every class positive, so no other class can be drawn")
+        drawn = torch.multinomial(others, 1).squeeze(1)
+        return super().guide(out, one_hot(drawn, target.shape[1]))
+
+
+class UniformCAMLoss(CAMLoss):
+    """A control: the stretched CAAM is drawn to the constant 1/2, a guide that points nowhere. In no paper."""
+
+    def guide(self, out: Output, target: Tensor) -> Tensor:
+        maps = out.maps[-1]
+        return torch.full((maps.shape[0], *maps.shape[2:]), 0.5, device=maps.device)

@@ -1,0 +1,130 @@
+"""Class activation maps as pure functions on tensors: no model, no hooks, no state.
+
+Notation: `maps` (N, C, H, W) are feature maps f, `weight` (K, C) is the classifier's weight W,
+`target` (N, K) holds target rows T. Every map comes out as (N, H, W).
+"""
+
+import torch
+from torch import Tensor
+
+from camlib.target import check_target
+
+
+def cam(maps: Tensor, weight: Tensor, target: Tensor) -> Tensor:
+    """Class activation map of each image's target (CAM-loss, Eq. 2).
+
+    CAM(x, y) = Σ_c (T W)_c f_c(x, y), without bias and without ReLU. For a one-hot row this is the CAM
+    of that class, and its mean over the map plus the classifier's bias is the class's logit
+    (CAM-loss, Eq. 1). A mixed or multi-hot row gives the same mixture of CAMs.
+
+    Args:
+        maps: (N, C, H, W), what enters global average pooling.
+        weight: (K, C), the weight of the linear classifier.
+        target: (N, K) rows.
+
+    Returns:
+        (N, H, W), in float32 at least. Gradients flow to `maps` and to `weight`: detach what must not move.
+
+    Raises:
+        ValueError: the shapes do not belong together.
+
+    Source: Zhou et al., "Learning deep features for discriminative localization", 2016.
+    """
+    _check_maps(maps)
+    if weight.ndim != 2 or weight.shape[1] != maps.shape[1]:
+        raise ValueError(
+            f"weight has shape {tuple(weight.shape)}, expected (K, {maps.shape[1]}) to match the "
+            f"{maps.shape[1]} channels of the maps: pass the weight of the last linear layer"
+        )
+    check_target(target, maps.shape[0], weight.shape[0])
+    # T W first: a three-operand einsum would be slower.
+    with torch.autocast(maps.device.type, enabled=False):
+        weight = _full_precision(weight)
+        return _weighted_sum(target.to(weight.dtype) @ weight, maps)
+
+
+def caam(maps: Tensor) -> Tensor:
+    """Class-agnostic activation map: the plain sum over channels, Σ_c f_c(x, y) (CAM-loss, Eq. 3).
+
+    Args:
+        maps: (N, C, H, W).
+
+    Returns:
+        (N, H, W), in float32 at least.
+
+    Raises:
+        ValueError: `maps` does not have four dimensions.
+    """
+    _check_maps(maps)
+    return _full_precision(maps).sum(1)
+
+
+def minmax(a: Tensor, eps: float = 1e-6) -> Tensor:
+    """Stretch every map to the range 0 … 1: (a - min a) / (max a - min a + eps) (CAM-loss, §3.1).
+
+    Minimum and maximum are taken per image over H and W, and gradients flow through both. The paper
+    has no eps; it makes a constant map 0 instead of 0/0.
+
+    Args:
+        a: (N, H, W).
+        eps: added to the range of each map, in units of `a`.
+
+    Returns:
+        (N, H, W) in [0, 1), in float32 at least.
+
+    Raises:
+        ValueError: `a` does not have three dimensions.
+    """
+    if a.ndim != 3:
+        raise ValueError(f"a has shape {tuple(a.shape)}, expected (N, H, W): one map per image")
+    a = _full_precision(a)
+    low, high = a.amin((1, 2), keepdim=True), a.amax((1, 2), keepdim=True)
+    return (a - low) / (high - low + eps)
+
+
+def grad_cam(logits: Tensor, maps: Tensor, target: Tensor) -> Tensor:
+    """Grad-CAM: ReLU of the maps weighted by the mean gradient of the target's score.
+
+    relu(Σ_c mean_xy(∂ Σ(logits · T) / ∂f_c) f_c). The channel weights are constants (no gradient flows
+    through them); `maps` stay attached. At the last layer of a net with global average pooling and a
+    linear head this is relu(CAM) / (H · W).
+
+    Args:
+        logits: (N, K), computed from `maps` with gradients enabled.
+        maps: (N, C, H, W), of any stage.
+        target: (N, K) rows.
+
+    Returns:
+        (N, H, W), non-negative, in float32 at least.
+
+    Raises:
+        ValueError: the shapes do not belong together, or `logits` cannot be differentiated to `maps`.
+
+    Source: Selvaraju et al., "Grad-CAM", 2017; allowed in place of CAM by CAM-loss, §3.1.
+    """
+    _check_maps(maps)
+    check_target(target, *logits.shape)
+    if not (logits.requires_grad and maps.requires_grad):
+        raise ValueError(
+            "logits do not depend on maps by gradients: call the model with gradients enabled, "
+            "not inside torch.no_grad()"
+        )
+    (gradient,) = torch.autograd.grad((logits * target).sum(), maps, retain_graph=True, allow_unused=True)
+    if gradient is None:
+        raise ValueError("logits were not computed from these maps: pass both from one call of the model")
+    return _weighted_sum(_full_precision(gradient).mean((2, 3)), maps).relu()
+
+
+def _weighted_sum(channel_weights: Tensor, maps: Tensor) -> Tensor:
+    # Half-precision products would be too coarse once min-max stretches a small difference to 0 … 1.
+    with torch.autocast(maps.device.type, enabled=False):
+        return torch.einsum("nc,nchw->nhw", channel_weights, _full_precision(maps))
+
+
+def _full_precision(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def _check_maps(maps: Tensor) -> None:
+    if maps.ndim != 4:
+        raise ValueError(f"maps have shape {tuple(maps.shape)}, expected (N, C, H, W)")
