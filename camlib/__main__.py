@@ -1,58 +1,257 @@
 """The command line: python -m camlib list | run | table | data | doctor."""
 
 import argparse
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import torch
 
-from camlib import recipes, records
-from camlib.run import run
-from camlib.train import process_group
+from camlib import data, doctor, recipes, records
+from camlib.names import UnknownName, lookup
+from camlib.run import checkpoints, run
+from camlib.train import NotFiniteError, ResumeError, process_group
+
+# What a user can cause and mend. Anything else is a fault of camlib's and keeps its traceback.
+USER_ERRORS = (
+    UnknownName,
+    recipes.NotRunnable,
+    data.DataError,
+    records.RecordError,
+    ResumeError,
+    NotFiniteError,
+    OSError,
+)
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    if arguments.table is None:
+        for table in recipes.TABLES.values():
+            runs = records.results(table.name, arguments.records)
+            print(f"{table.name}: {table.title}")
+            print(
+                f"    {len(table.rows)} rows, {len(table.columns)} columns; runs: {_counts(runs) or 'none'}"
+            )
+        print("The cells of one: python -m camlib list TABLE")
+        return 0
+    table = lookup(recipes.TABLES, arguments.table, "table")
+    runs = records.results(table.name, arguments.records)
+    print(f"{table.title}\nrows: {', '.join(table.rows)}\ncolumns: {', '.join(table.columns)}")
+    width = max(map(len, table.cells))
+    for cell in table.cells.values():
+        state = _counts(runs[(runs["row"] == cell.row) & (runs["column"] == cell.column)]) or "not run"
+        try:
+            cell.at("paper")
+        except recipes.NotRunnable:
+            state += (
+                "; no recipe" if cell.experiment is None else f"; net {cell.experiment.net} is not built yet"
+            )
+        print(f"{cell.name:<{width}}  {state}{f' (the runs of {cell.shared})' if cell.shared else ''}")
+    return 0
+
+
+def _counts(runs: pd.DataFrame) -> str:
+    """Runs per preset, as "short 3, paper 5"."""
+    counts = runs["preset"].value_counts()
+    return ", ".join(f"{preset} {counts[preset]}" for preset in recipes.PRESETS if preset in counts)
 
 
 def _run(arguments: argparse.Namespace) -> int:
     cell = recipes.cell(arguments.cell)
-    device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    with process_group(device):
-        record = run(
-            cell,
-            arguments.preset,
-            arguments.seed,
-            out=arguments.out,
-            data=arguments.data,
-            device=device,
-            time_limit=arguments.time_limit,
+    experiment = cell.at(arguments.preset)
+    device = arguments.device or _device("cuda" if torch.cuda.is_available() else "cpu")
+    which = f"{cell.name}, preset {arguments.preset}, seed {arguments.seed}"
+    first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started
+    if first:
+        folder = checkpoints(cell, arguments.preset, arguments.seed, arguments.out)
+        last = max(folder.glob("checkpoint-*.pt"), default=None)
+        print(
+            f"{which}: {experiment.net} on {experiment.data}, {experiment.recipe.epochs} epochs, on {device}; "
+            f"checkpoints in {folder}; {f'going on from {last.name}' if last else 'from the start'}",
+            flush=True,
         )
-        first = not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+    try:
+        with process_group(device):
+            record = run(
+                cell,
+                arguments.preset,
+                arguments.seed,
+                out=arguments.out,
+                data=arguments.data,
+                device=device,
+                time_limit=arguments.time_limit,
+            )
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    if not first:
+        return 0
     if not record.finished:
         print(f"stopped after {record.epochs_done} of {record.epochs_asked} epochs; the same command goes on")
-    elif first:
-        path = records.append(record, arguments.records or arguments.out / "records")
-        print(f"{cell.name}, {arguments.preset}, seed {arguments.seed}: test accuracy {record.metrics['accuracy']:.2%}")
-        print(f"record: {path}")
+        return 0
+    folder = arguments.records or arguments.out / "records"
+    added = records.append(record, folder)
+    print(f"{which}: test accuracy {record.metrics['accuracy']:.2%}")
+    path = records.path_of(record.about["table"], folder)
+    print(f"recorded in {path}" if added else f"this run stands in {path} already; nothing was added")
     return 0
 
 
+def _table(arguments: argparse.Namespace) -> int:
+    table = lookup(recipes.TABLES, arguments.table, "table")
+    frame = records.table(table.name, arguments.preset, arguments.records)
+    print(f"{table.title}. Unit: {table.unit}. Preset: {arguments.preset}.")
+    print("Ours: mean ± standard deviation (number of seeds), at the last epoch.\n")
+    frame["row"] = frame["row"].map(table.rows)
+    frame["column"] = frame["column"].map(table.columns)
+    frame["ours"] = frame["text"]
+    shown = frame[["row", "column", "paper", "ours"]]
+    print(shown.to_string(index=False, na_rep="–", float_format="{:.2f}".format))
+    elsewhere = records.results(table.name, arguments.records)
+    if not frame["n"].any() and len(elsewhere):
+        print(f"\nRuns at other presets: {_counts(elsewhere)}. See them with --preset.")
+    if "ce" in table.columns:
+        for judged in records.verdicts(table.name, arguments.preset, "ce", arguments.records).itertuples():
+            if judged.n:
+                print(
+                    f"\n{table.rows[judged.row]}, {table.columns[judged.column]}: {judged.label}.\n  {judged.text}"
+                )
+    return 0
+
+
+def _data_list(arguments: argparse.Namespace) -> int:
+    print(f"in {data.data_root()}, for CAMLIB_DATA:")
+    for name in _data_names(arguments):
+        entry = data.manifest()[name]
+        state = "there" if doctor.is_there(name) else "not there"
+        print(f"{name}: {entry['title']}, {entry['size']}, {state}; {entry['licence']}; {entry['source']}")
+    return 0
+
+
+def _data_check(arguments: argparse.Namespace) -> int:
+    findings = [doctor.data_set(name) for name in _data_names(arguments)]
+    for finding in findings:
+        print(finding)
+    # A set that was asked for by name must be there; without names, those that are there must be whole.
+    return 2 if any(finding.blocks or (arguments.names and finding.remedy) for finding in findings) else 0
+
+
+def _data_get(arguments: argparse.Namespace) -> int:
+    for name in _data_names(arguments):
+        data.get(name)
+        print(f"{name}: complete, in {data.data_root()}")
+    return 0
+
+
+def _data_names(arguments: argparse.Namespace) -> list[str]:
+    for name in arguments.names:
+        lookup(data.manifest(), name, "data set")
+    return arguments.names or list(data.manifest())
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    findings = doctor.examine()
+    for finding in findings:
+        print(finding)
+    blocking = sum(finding.blocks for finding in findings)
+    print(f"to mend: {blocking}" if blocking else "nothing has to be mended")
+    return 1 if blocking else 0
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        if device.type == "cuda" and device.index is None:
+            device = torch.device(
+                "cuda", int(os.environ.get("LOCAL_RANK", "0"))
+            )  # one for each of torchrun's
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError) as error:  # torch built without CUDA answers with an assertion
+        here = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        reason = str(error).splitlines()[0]
+        raise argparse.ArgumentTypeError(
+            f"no use of '{name}' here: {reason} This machine has {', '.join(here)}"
+        ) from error
+    return device
+
+
+def _number_from_0(kind: type) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            number = kind(text)
+        except ValueError:
+            number = -1
+        if not number >= 0:
+            raise argparse.ArgumentTypeError(f"'{text}' is not a number from 0 on")
+        return number
+
+    return parse
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m camlib", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    run_ = commands.add_parser("run", help="train one cell of a table, or go on with it")
+    parser = argparse.ArgumentParser(
+        prog="python -m camlib", description="CAM-loss, ICASC and CC-Loss, reproduced."
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    presets = ", ".join(recipes.PRESETS)
+
+    def command(name: str, action: Callable, about: str, to: argparse._SubParsersAction = commands):
+        added = to.add_parser(name, help=about, description=about)
+        added.set_defaults(action=action)
+        return added
+
+    list_ = command("list", _list, "the tables, or the cells of one, and what has been run")
+    list_.add_argument("table", metavar="TABLE", nargs="?")
+
+    run_ = command("run", _run, "train one cell of a table, or go on with it, and record it")
     run_.add_argument("cell", metavar="TABLE/ROW/COLUMN")
-    run_.add_argument("--seed", type=int, default=0)
-    run_.add_argument("--preset", default="quick")
+    run_.add_argument("--seed", type=_number_from_0(int), default=0)
+    run_.add_argument("--preset", default="quick", help=f"one of {presets} (default: quick)")
     run_.add_argument("--data", type=Path, help="folder of the real data sets (default: CAMLIB_DATA)")
-    run_.add_argument("--out", type=Path, default=Path("runs"), help="folder for checkpoints and records")
+    run_.add_argument(
+        "--out", type=Path, default=Path("runs"), help="folder for checkpoints and records (default: runs)"
+    )
     run_.add_argument("--records", type=Path, help="folder for the record (default: OUT/records)")
-    run_.add_argument("--time-limit", type=float, metavar="SECONDS", help="stop at a checkpoint after so long")
-    run_.add_argument("--device", help="cpu, cuda, cuda:1 … (default: an accelerator if there is one)")
-    run_.set_defaults(action=_run)
+    run_.add_argument(
+        "--time-limit",
+        type=_number_from_0(float),
+        metavar="SECONDS",
+        help="stop at a checkpoint after so long",
+    )
+    run_.add_argument("--device", type=_device, help="cpu, cuda, cuda:1 … (default: cuda if there is one)")
+
+    table = command("table", _table, "the paper's numbers beside ours, and the verdicts")
+    table.add_argument("table", metavar="TABLE")
+    table.add_argument("--preset", default="paper", help=f"one of {presets} (default: paper)")
+    for reader in (list_, table):
+        reader.add_argument(
+            "--records", type=Path, help="folder of the records (default: those that come with camlib)"
+        )
+
+    about_data = "the data sets in CAMLIB_DATA"
+    data_ = commands.add_parser("data", help=about_data, description=about_data)
+    on_data = data_.add_subparsers(metavar="ACTION", required=True)
+    for name, action, about, number in (
+        ("list", _data_list, "what there is, how big, whose licence", "*"),
+        ("check", _data_check, "compare the files with their checksums", "*"),
+        ("get", _data_get, "fetch and check", "+"),
+    ):
+        command(name, action, about, on_data).add_argument("names", metavar="NAME", nargs=number)
+
+    command("doctor", _doctor, "look for what would keep a run from working")
     return parser
 
 
-def main() -> int:
-    arguments = _parser().parse_args()
-    return arguments.action(arguments)
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; `arguments` are those of the command line by default. Returns the exit code."""
+    parsed = _parser().parse_args(arguments)
+    try:
+        return parsed.action(parsed)
+    except USER_ERRORS as error:
+        print(f"python -m camlib: {' '.join(str(error).splitlines())}", file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
-from torch.fx.passes.shape_prop import ShapeProp
 
 
 class Output(NamedTuple):
@@ -44,6 +43,7 @@ class Observed(nn.Module):
         self.graph = graph
         self.stages = stages
         self._head = head
+        self.training = graph.training
         convolution = next(m for m in graph.modules() if isinstance(m, nn.Conv2d))
         self.in_channels = convolution.in_channels
 
@@ -87,6 +87,10 @@ class NotObservable(ValueError):
     """The model has no maps in the papers' sense; the message says what is missing."""
 
 
+class _Closed(Exception):
+    """A module of the model's own stands between the classifier and its maps: trace again, into it."""
+
+
 def observe(model: nn.Module, stages: tuple[str, ...] | None = None) -> Observed:
     """Make a classifier return its feature maps, pooled features and classifier weight beside its logits.
 
@@ -107,14 +111,20 @@ def observe(model: nn.Module, stages: tuple[str, ...] | None = None) -> Observed
         NotObservable: no global average pooling in front of one linear layer, or no way to trace the
             model; the message names what stands there instead.
     """
-    graph = _trace(model)
-    shapes = _shapes(graph)
-    head = _head(graph, model)
-    pooled, maps = _pooling(graph, head, shapes)
+    opened: set[str] = set()
+    while True:
+        graph = _trace(model, opened)
+        try:
+            head = _head(graph, model)
+            shapes = _shapes(graph)
+            pooled, maps = _pooling(graph, head, shapes)
+            break
+        except _Closed as module:
+            opened.add(str(module))
     if stages is None:
         chosen = _last_of_each_resolution(maps, shapes)
     else:
-        chosen = [_node_of(graph, name) for name in stages]
+        chosen = [_node_of(graph, name, shapes) for name in stages]
         chosen = [node for node in chosen if node is not maps] + [maps]
 
     output = next(node for node in graph.graph.nodes if node.op == "output")
@@ -128,24 +138,24 @@ def observe(model: nn.Module, stages: tuple[str, ...] | None = None) -> Observed
 
 
 class _Tracer(fx.Tracer):
-    """Opens containers and heads only; everything with a convolution or a state of its own stays whole.
+    """Opens containers, and the modules it is told to open; everything else stays whole.
 
     Blocks that stay whole keep their own behaviour in training and evaluation, may branch as they like,
     and can be compiled one by one.
     """
 
+    def __init__(self, opened: set[str]):
+        super().__init__()
+        self.opened = opened
+
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        if isinstance(module, nn.Sequential):
-            return False
-        builtin = type(module).__module__.startswith("torch.nn")
-        has_state = next(module.parameters(recurse=False), None) is not None
-        return builtin or has_state or any(isinstance(m, nn.Conv2d) for m in module.modules())
+        return type(module).forward is not nn.Sequential.forward and name not in self.opened
 
 
-def _trace(model: nn.Module) -> fx.GraphModule:
+def _trace(model: nn.Module, opened: set[str]) -> fx.GraphModule:
     modes = {module: module.training for module in model.modules()}
     try:
-        graph = fx.GraphModule(model, _Tracer().trace(model.eval()))
+        graph = fx.GraphModule(model, _Tracer(opened).trace(model.eval()))
     except Exception as error:
         raise NotObservable(f"{type(model).__name__} cannot be traced symbolically: {error}") from error
     finally:
@@ -172,6 +182,7 @@ def _trace(model: nn.Module) -> fx.GraphModule:
 def _head(graph: fx.GraphModule, model: nn.Module) -> fx.Node:
     result = next(node for node in graph.graph.nodes if node.op == "output").args[0]
     if not (isinstance(result, fx.Node) and _kind(graph, result) is nn.Linear):
+        _look_inside(graph, result)
         raise NotObservable(
             f"{type(model).__name__} does not end in a linear layer but in {_describe(graph, result)}: "
             "a class activation map needs global average pooling followed by one nn.Linear"
@@ -189,6 +200,7 @@ def _pooling(graph: fx.GraphModule, head: fx.Node, shapes: dict[fx.Node, tuple[i
     node = pooled = head.args[0]
     while not _is_map(shapes.get(node, ())):
         if _kind(graph, node) not in _POOLING + _RESHAPING + _NOTHING_IN_EVALUATION:
+            _look_inside(graph, node)
             raise NotObservable(
                 f"in front of the classifier '{head.target}' stands {_describe(graph, node)}, not global "
                 "average pooling: a class activation map is not defined for this model"
@@ -204,6 +216,15 @@ def _pooling(graph: fx.GraphModule, head: fx.Node, shapes: dict[fx.Node, tuple[i
     return pooled, node
 
 
+def _look_inside(graph: fx.GraphModule, node: object) -> None:
+    """Raise `_Closed` if the node calls a module that may hold a classifier or a pooling: one that is made of others."""
+    if isinstance(node, fx.Node) and node.op == "call_module":
+        module = graph.get_submodule(node.target)
+        own = not type(module).__module__.startswith("torch.nn.")
+        if own and next(module.parameters(recurse=False), None) is None:
+            raise _Closed(node.target)
+
+
 def _shapes(graph: fx.GraphModule) -> dict[fx.Node, tuple[int, ...]]:
     """The shape of every tensor for one image, from a copy on the meta device: nothing is computed."""
     skeleton = copy.deepcopy(graph).to("meta").eval()
@@ -211,16 +232,30 @@ def _shapes(graph: fx.GraphModule) -> dict[fx.Node, tuple[int, ...]]:
     if channels is None:
         raise NotObservable("the model has no 2-d convolution, so it has no maps")
     for size in (224, 32, 64, 28):  # a net that pools by a fixed window accepts one size only
+        recorder = _Recorder(skeleton)
         try:
-            ShapeProp(skeleton).propagate(torch.empty(1, channels, size, size, device="meta"))
+            recorder.run(torch.empty(1, channels, size, size, device="meta"))
             break
-        except RuntimeError as error:
+        except Exception as error:
             reason = error
     else:
         raise NotObservable(f"the model does not run on square images of 224, 64, 32 or 28 pixels: {reason}")
     twins = zip(graph.graph.nodes, skeleton.graph.nodes, strict=True)
-    metadata = ((node, twin.meta.get("tensor_meta")) for node, twin in twins)
-    return {node: tuple(data.shape) for node, data in metadata if hasattr(data, "shape")}
+    return {node: recorder.shapes[twin] for node, twin in twins if twin in recorder.shapes}
+
+
+class _Recorder(fx.Interpreter):
+    """Runs a graph and notes the shape of every tensor."""
+
+    def __init__(self, graph: fx.GraphModule):
+        super().__init__(graph)
+        self.shapes: dict[fx.Node, tuple[int, ...]] = {}
+
+    def run_node(self, node: fx.Node) -> object:
+        result = super().run_node(node)
+        if isinstance(result, Tensor):
+            self.shapes[node] = tuple(result.shape)
+        return result
 
 
 def _is_map(shape: tuple[int, ...]) -> bool:
@@ -230,16 +265,17 @@ def _is_map(shape: tuple[int, ...]) -> bool:
 def _last_of_each_resolution(maps: fx.Node, shapes: dict[fx.Node, tuple[int, ...]]) -> list[fx.Node]:
     last = {}
     for node, shape in shapes.items():
-        if node.op != "placeholder" and _is_map(shape):
+        # The images traced are square, so a tensor that is not has its channels elsewhere.
+        if node.op != "placeholder" and _is_map(shape) and shape[2] == shape[3]:
             last[shape[2:]] = node
         if node is maps:
             break
-    last.pop(shapes[maps][2:])
+    last.pop(shapes[maps][2:], None)
     return [*last.values(), maps]
 
 
-def _node_of(graph: fx.GraphModule, stage: str) -> fx.Node:
-    calls = [node for node in graph.graph.nodes if node.op == "call_module"]
+def _node_of(graph: fx.GraphModule, stage: str, shapes: dict[fx.Node, tuple[int, ...]]) -> fx.Node:
+    calls = [n for n in graph.graph.nodes if n.op == "call_module" and _is_map(shapes.get(n, ()))]
     inside = [node for node in calls if f"{node.target}.".startswith(f"{stage}.")]
     if not inside:
         raise NotObservable(f"the model has no stage '{stage}'; it has {', '.join(str(n.target) for n in calls)}")

@@ -13,6 +13,11 @@ from camlib.recipes import Cell, Experiment
 from camlib.train import Record, fit
 
 
+def checkpoints(cell: Cell, preset: str, seed: int, out: Path) -> Path:
+    """The folder that `run` keeps the checkpoints of one run in, below `out`."""
+    return out / cell.runs / preset / f"seed-{seed}"
+
+
 def run(
     cell: Cell,
     preset: str,
@@ -27,31 +32,33 @@ def run(
     """Train the experiment of a cell at a preset, or go on with it.
 
     Args:
-        cell: from `camlib.recipes.cell`.
+        cell: from `camlib.recipes.cell`. If it shares another cell's experiment, it is that cell's run.
         preset: a name of `camlib.recipes.PRESETS`.
         seed: of weights, order, augmentation and every other draw. Two arms with one seed start from the same
             weights and see the same batches.
-        out: checkpoints go into a folder of their own below it.
+        out: checkpoints go into `checkpoints(cell, preset, seed, out)`.
         data: the folder of the real data sets, `data_root()` by default.
         device: where to train.
         time_limit, progress: as in `fit`.
 
     Returns:
-        The record, unfinished if the time ran out.
+        The record, with what `camlib.records.SCHEMA` asks of it; unfinished if the time ran out.
 
     Raises:
-        ValueError, KeyError: the cell has no experiment, or names something unknown.
-        DataError, NotFiniteError, ResumeError, OSError: as `load` and `fit` say.
+        NotRunnable: the cell has no experiment, or its net is not built.
+        UnknownName: the preset or something that the experiment names is unknown.
+        DataError, NotFiniteError, ResumeError, OSError: as `camlib.data.load` and `fit` say.
     """
     experiment = cell.at(preset)
     train, test = (
         _first(load(experiment.data, split, data), count)
         for split, count in (("train", experiment.train_images), ("test", experiment.test_images))
     )
+    table, row, column = cell.runs.split("/")
     about = {
-        "table": cell.runs.split("/")[0],
-        "row": cell.row,
-        "column": cell.column,
+        "table": table,
+        "row": row,
+        "column": column,
         "preset": preset,
         "net": experiment.net,
         "data": experiment.data,
@@ -64,18 +71,22 @@ def run(
         experiment.objective(),
         loaders(experiment, train, test, seed, device),
         experiment.recipe,
-        out=out / cell.runs / preset / f"seed-{seed}",
+        out=checkpoints(cell, preset, seed, out),
         time_limit=time_limit,
         progress=progress,
         about=about,
     )
-    return replace(record, about=about | {"finished_at": datetime.datetime.now(datetime.UTC).isoformat("T", "seconds")})
+    finished_at = datetime.datetime.now(datetime.UTC).isoformat("T", "seconds")
+    return replace(record, about=about | {"finished_at": finished_at})
 
 
 def loaders(
     experiment: Experiment, train: ImageSet, test: ImageSet, seed: int, device: torch.device | str = "cpu"
 ) -> tuple[Loader, Loader]:
-    """The loaders of an experiment: training images shuffled and augmented, test images as they are."""
+    """The loaders of an experiment: training images shuffled and augmented, test images as they are.
+
+    Both are normalised by the mean and standard deviation of the training images.
+    """
     mean, std = statistics(train.images)
     common = {"num_classes": len(train.classes), "mean": mean, "std": std, "seed": seed, "device": device}
     return (

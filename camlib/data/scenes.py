@@ -32,11 +32,6 @@ def ellipse(x, y, rx, ry):
     return distance
 
 
-def dome(x, y, rx, ry):  # the upper half of an ellipse
-    whole = ellipse(x, y, rx, ry)
-    return lambda u, v: np.maximum(whole(u, v), y - v)
-
-
 def polygon(*numbers):  # convex; x and y of the corners in turn, counter-clockwise
     corners = list(zip(numbers[::2], numbers[1::2], strict=True))
     x, y = sum(numbers[::2]) / len(corners), sum(numbers[1::2]) / len(corners)
@@ -71,13 +66,13 @@ def line(x0, y0, x1, y1, width):
     return distance
 
 
-SHAPES = {"ellipse": ellipse, "dome": dome, "polygon": polygon, "box": box, "line": line}
+SHAPES = {"ellipse": ellipse, "polygon": polygon, "box": box, "line": line}
 
 
 def drawing(text):
-    """Reads "role: shape numbers; shape numbers" line by line into [(role, shape)]; "twin" mirrors a shape."""
+    """Reads lines "role: shape numbers; twin shape numbers" into [(role, shape)]; a twin is mirrored too."""
     parts = []
-    for row in text.strip().splitlines():
+    for row in filter(str.strip, text.splitlines()):
         role, shapes = row.split(":")
         for shape in shapes.split(";"):
             *twin, name = [word for word in shape.split() if word.isalpha()]
@@ -106,9 +101,11 @@ FINE = {  # class -> the one part of the bird that it exchanges
     "forked tail": {"tail": "accent: line -.4 -.1 -1 .35 .16; line -.4 -.1 -1 -.45 .16"},
     "fan tail": {"tail": "accent: polygon -.3 -.1 -.6 .7 -1 .45 -1.1 -.1"},
     "long tail": {"tail": "accent: line -.3 -.25 -1.3 -.6 .2"},
+    "long legs": {"legs": "dark: line -.15 -.4 -.25 -1.25 .1; line .1 -.4 .15 -1.25 .1"},
+    "white wing": {"wing": "light: ellipse -.2 -.1 .36 .25"},
 }
 THINGS = {
-    "bird": "\n".join(filter(None, BIRD.values())),
+    "bird": "\n".join(BIRD.values()),
     "fish": """
         accent: polygon -.4 0 -.95 .5 -.8 0; polygon -.4 0 -.8 0 -.95 -.5; polygon .3 .3 -.25 .72 -.3 .2
         body: ellipse .12 0 .75 .42
@@ -116,7 +113,7 @@ THINGS = {
         dark: ellipse .56 .1 .08 .08""",
     "mushroom": """
         light: line 0 0 0 -.6 .42
-        body: dome 0 -.05 .85 .8
+        body: polygon -.85 -.05 .85 -.05 .78 .25 .5 .58 0 .72 -.5 .58 -.78 .25
         accent: ellipse -.42 .2 .17 .14; ellipse .05 .45 .19 .15; ellipse .48 .15 .15 .13""",
     "house": """
         accent: box .3 .3 .54 .85
@@ -124,36 +121,36 @@ THINGS = {
         body: polygon -.85 .1 .85 .1 0 .9
         accent: box .08 -.8 .42 -.15
         dark: box -.42 -.4 -.12 -.1""",
-    "tree": """
-        dark: line 0 -.2 0 -.85 .2
-        body: twin ellipse .36 .05 .44 .4; ellipse 0 .45 .46 .42
-        accent: ellipse -.4 .05 .12 .12; ellipse .3 -.05 .12 .12; ellipse .05 .5 .12 .12""",
-    "rocket": """
-        light: ellipse 0 -.75 .18 .3
-        accent: twin polygon .62 -.8 0 .1 0 -.45
-        body: ellipse 0 .1 .34 .85
-        light: ellipse 0 .3 .17 .17""",
-    "car": """
-        accent: polygon -.5 0 .5 0 .25 .5 -.35 .5
-        light: box -.25 .02 .18 .34
-        body: line -.7 -.15 .7 -.15 .44
-        dark: twin ellipse .45 -.4 .24 .24
-        light: twin ellipse .45 -.4 .1 .1""",
     "butterfly": """
         body: twin ellipse .46 .35 .42 .42
         accent: twin ellipse .36 -.38 .3 .34
         light: twin ellipse .48 .38 .17 .17
         dark: line 0 -.55 0 .5 .16; twin line 0 .5 .25 .9 .06""",
-    "cat": """
-        body: twin polygon .7 .9 .05 .45 .68 0; ellipse 0 -.1 .78 .62
-        light: ellipse 0 -.4 .34 .24; twin ellipse .32 .06 .16 .16
-        dark: twin ellipse .3 .06 .08 .12; ellipse 0 -.26 .1 .07""",
+    "rocket": """
+        light: ellipse 0 -.75 .18 .3
+        accent: twin polygon .62 -.8 0 .1 0 -.45
+        body: ellipse 0 .1 .34 .85
+        light: ellipse 0 .3 .17 .17""",
     "crab": """
         accent: twin line .5 0 .75 .45 .14; twin ellipse .7 .6 .24 .26
         dark: twin line 0 -.15 .9 -.2 .09; twin line 0 -.15 .9 -.5 .09; twin line 0 -.15 .9 -.8 .09
         body: ellipse 0 -.2 .62 .42
         light: twin ellipse .2 .22 .15 .17
         dark: twin ellipse .18 .24 .08 .08""",
+    "tree": """
+        dark: line 0 -.2 0 -.85 .2
+        body: twin ellipse .36 .05 .44 .4; ellipse 0 .45 .46 .42
+        accent: ellipse -.4 .05 .12 .12; ellipse .3 -.05 .12 .12; ellipse .05 .5 .12 .12""",
+    "car": """
+        accent: polygon -.5 0 .5 0 .25 .5 -.35 .5
+        light: box -.25 .02 .18 .34
+        body: line -.7 -.15 .7 -.15 .44
+        dark: twin ellipse .45 -.4 .24 .24
+        light: twin ellipse .45 -.4 .1 .1""",
+    "cat": """
+        body: twin polygon .7 .9 .05 .45 .68 0; ellipse 0 -.1 .78 .62
+        light: ellipse 0 -.4 .34 .24; twin ellipse .32 .06 .16 .16
+        dark: twin ellipse .3 .06 .08 .12; ellipse 0 -.26 .1 .07""",
 }
 LIMBS = {  # few-shot classes: every pair of limbs and trunk, in warm and in cool colours
     "ears": "accent: twin line .15 .2 .42 .95 .24",
@@ -184,16 +181,14 @@ def _things(variant, split):
                 text = "\n".join((LIMBS[limbs], TRUNKS[trunk], FACE))
                 things[f"{tone} {trunk} with {limbs}"] = (drawing(text), 4 * k, 4)
         return things
-    texts = (
-        THINGS
-        if variant != "fine"
-        else {name: "\n".join(filter(None, (BIRD | change).values())) for name, change in FINE.items()}
-    )
+    texts = THINGS
+    if variant == "fine":
+        texts = {name: "\n".join((BIRD | change).values()) for name, change in FINE.items()}
     return {name: (drawing(text), 0, len(HUES)) for name, text in texts.items()}
 
 
-# Grounds: textures from x, y in 0…1 (from the top left), a random phase (N, 1, 1), noise(across, down): a smooth
-# field in 0…1 with that many cells, and dots(cells, share): round spots in that share of the cells.
+# Grounds: functions -> how bright and how spotted, 0…1. x, y run from the top left, 0…1; phase (N, 1, 1) is
+# random; noise(across, down) is a smooth field of so many cells; dots(cells, share) puts dots in some cells.
 
 
 def ramp(value, low, high):
@@ -217,18 +212,6 @@ def leaves(x, y, phase, noise, dots):
     return ramp(noise(9, 9), 0.3, 0.7), ramp(noise(11, 10), 0.6, 0.7)
 
 
-def snow(x, y, phase, noise, dots):
-    return ramp(noise(3, 4), 0.2, 0.8), 0.7 * dots(10, 0.15)
-
-
-def grass(x, y, phase, noise, dots):
-    return ramp(noise(16, 5), 0.2, 0.8), ramp(noise(15, 6), 0.7, 0.85)
-
-
-def night(x, y, phase, noise, dots):
-    return 1 - y, dots(12, 0.12)
-
-
 def brick(x, y, phase, noise, dots):
     row = 6 * y + phase
     column = 3 * x + 0.5 * (np.floor(row) % 2)
@@ -240,28 +223,12 @@ def meadow(x, y, phase, noise, dots):
     return noise(7, 7), dots(8, 0.25)
 
 
-def planks(x, y, phase, noise, dots):
-    board = 4 * x + phase
-    return 0.5 * noise(14, 3) + 0.5 * wave(0.37 * np.floor(board)), 1 - ramp(
-        board - np.floor(board), 0.08, 0.2
-    )
-
-
-def sand(x, y, phase, noise, dots):
-    return 0.6 * wave(2 * x + 5 * y + noise(3, 3) + phase) + 0.4 * noise(16, 16), dots(14, 0.06)
-
-
-GROUNDS = {  # dark, bright and spot colour; in the order of the things: the sky is the bird's own ground, …
+GROUNDS = {  # dark, bright and spot colour; class k has the ground k modulo 5 as its own
     sky: ((0.42, 0.64, 0.88), (0.72, 0.85, 0.95), (0.97, 0.97, 0.97)),
     water: ((0.13, 0.42, 0.58), (0.28, 0.62, 0.72), (0.72, 0.90, 0.92)),
     leaves: ((0.32, 0.22, 0.16), (0.52, 0.36, 0.20), (0.72, 0.45, 0.20)),
-    snow: ((0.78, 0.84, 0.92), (0.95, 0.96, 0.98), (0.64, 0.72, 0.86)),
-    grass: ((0.20, 0.42, 0.18), (0.38, 0.60, 0.26), (0.58, 0.74, 0.34)),
-    night: ((0.16, 0.15, 0.34), (0.06, 0.07, 0.18), (0.96, 0.93, 0.75)),
     brick: ((0.52, 0.27, 0.22), (0.68, 0.38, 0.30), (0.76, 0.70, 0.64)),
     meadow: ((0.52, 0.66, 0.28), (0.70, 0.78, 0.40), (0.97, 0.84, 0.88)),
-    planks: ((0.50, 0.36, 0.24), (0.70, 0.54, 0.36), (0.34, 0.24, 0.17)),
-    sand: ((0.80, 0.68, 0.46), (0.93, 0.84, 0.64), (0.62, 0.50, 0.35)),
 }
 
 
@@ -307,7 +274,7 @@ def _paint_ground(canvas, texture, lattice, phase):
 
 
 def _paint_thing(canvas, thing, x, y, scale, chance):
-    """Paints one object per picture, returns where it is (N, H, W); x, y, scale (N, 1, 1) in half pictures."""
+    """Paints one object into each picture, returns its mask; x, y, scale (N, 1, 1) are in half pictures."""
     parts, first_hue, hues = thing
     n, size = len(canvas), canvas.shape[-1]
     step = 2 * _pixel_centres(size) - 1
@@ -337,18 +304,18 @@ def _paint_thing(canvas, thing, x, y, scale, chance):
     return outside < 0
 
 
-# Where the objects of a picture stand, in half pictures, and their smallest and largest scale, by their number.
+# By the number of objects: where each stands, and their smallest and largest scale, in half pictures.
 PLACES = np.array(
     [[(0, 0)] * 3, [(-0.45, -0.38), (0.45, 0.38), (0, 0)], [(-0.5, -0.42), (0.5, -0.42), (0, 0.46)]]
 )
 SCALES = np.array([(0.5, 0.8), (0.4, 0.5), (0.36, 0.44)])
 
 
-def _draw(chance, grain, shown, objects, ground, things):
-    """Draws N pictures: float (N, 3, H, W) in 0…255, and the index of the thing at each pixel, or len(things).
+def _draw(chance, grain, ground, shown, objects, things):
+    """Draws N pictures: float (N, 3, H, W) in 0…255, and the thing's index at each pixel, or len(things).
 
-    chance (N, LOOK + 3 CHANCES + LATTICE²) and grain (N, 1, H, W) are random doubles, shown (N, 3) the things in
-    painting order, of which the first `objects` (N,) are painted, ground (N,) the grounds.
+    chance (N, LOOK + 3 CHANCES + LATTICE²) and grain (N, 1, H, W) are random doubles, ground (N,) indices,
+    shown (N, 3) the things in painting order, of which the first `objects` (N,) are painted.
     """
     n, size = len(chance), grain.shape[-1]
     look, dice, lattice = np.split(chance, (LOOK, LOOK + 3 * CHANCES), axis=1)
@@ -396,13 +363,14 @@ def _one_of(what, value, known):
 class Scenes:
     """A generated set of pictures with labels, object masks and grounds, all in memory on the CPU.
 
-    Picture i depends on split, variant, seed and i, not on `count`. Labels are balanced: every run of K
-    pictures shows each of the K classes once (for "multi": as the first of its objects).
+    Picture i depends on split, variant, seed and i, not on `count`. Labels are balanced: pictures
+    0…K-1, K…2K-1, … show each of the K classes once (in "multi" as the first of their objects).
 
     Args:
         split: "train" or "test"; for "few_shot" "base", "validation" or "novel", whose classes are disjoint.
         variant: "single" (10 classes, one object), "multi" (1 to 3 objects of different classes), "fine"
-            (8 birds that differ in one part), "few_shot" (24, 8 and 8 classes: tone x trunk x limbs).
+            (10 birds: a plain one, and nine with one part changed) or "few_shot" (24, 8 and 8 creatures, each
+            a combination of tone, trunk and limbs).
         seed: non-negative integer.
         count: number of pictures; 10,000 for "train" and "base", 2,000 for the others if None.
         size: height and width in pixels, at least 16.
@@ -425,7 +393,7 @@ class Scenes:
     def __init__(self, split, variant="single", seed=0, *, count=None, size=32, rho=0.9):
         variant_index = _one_of("variant", variant, tuple(SPLITS))
         split_index = _one_of(f"for variant {variant!r} the split", split, SPLITS[variant])
-        training = split_index == 0
+        training = split_index == 0  # the first split of each variant
         count = (10_000 if training else 2_000) if count is None else count
         if count < 1:
             raise ValueError(f"count is {count}; ask for at least 1 picture, or None for the default")
@@ -435,16 +403,16 @@ class Scenes:
             raise ValueError(f"rho is {rho}; it is a probability, choose it between 0 and 1")
         if seed < 0:
             raise ValueError(f"seed is {seed}; choose a non-negative integer")
-        things = _things(variant, split)
-        self.classes = tuple(things)
+        classes = _things(variant, split)
+        self.classes, things = tuple(classes), list(classes.values())
         K, G = len(things), len(GROUNDS)
         # Four streams, each read row by row: a picture depends neither on how many follow nor on its labels.
         key = [seed, variant_index, split_index]
         order, scene, chance, grain = (np.random.Generator(np.random.PCG64([*key, i])) for i in range(4))
-        first = order.random((-(-count // K), K)).argsort(1).ravel()[:count]
+        first = order.random((-(-count // K), K)).argsort(1).ravel()[:count].astype(np.int64)
         draws = scene.random((count, 3 + K))
-        chosen = draws[:, 0] < (rho if split_index == 0 else 0)
-        ground = np.where(chosen, first % G, np.floor(draws[:, 1] * G).astype(int))
+        chosen = draws[:, 0] < (rho if training else 0)
+        ground = np.where(chosen, first % G, np.floor(draws[:, 1] * G).astype(np.int64))
         objects = np.floor(draws[:, 2] * 3).astype(int) + 1 if variant == "multi" else np.ones(count, int)
         draws[np.arange(count), 3 + first] = -1  # the first object is given, chance ranks the others
         shown = draws[:, 3:].argsort(1)[:, :3]
@@ -455,9 +423,7 @@ class Scenes:
             now = slice(start, min(start + CHUNK, count))
             n = now.stop - start
             numbers = chance.random((n, LOOK + 3 * CHANCES + LATTICE**2)), grain.random((n, 1, size, size))
-            images[now], self._owner[now] = _draw(
-                *numbers, shown[now], objects[now], ground[now], list(things.values())
-            )
+            images[now], self._owner[now] = _draw(*numbers, ground[now], shown[now], objects[now], things)
         hot = (shown[:, :, None] == np.arange(K)) & (np.arange(3) < objects[:, None])[:, :, None]
         self.images = torch.from_numpy(images)
         self.labels = torch.from_numpy(hot.any(1).astype(np.int64) if variant == "multi" else first)

@@ -33,7 +33,7 @@ class CAMLoss(nn.Module):
             Off by default: Algorithm 1 read literally lets the gradient into both maps.
 
     Raises:
-        ValueError: `p` is neither 1 nor 2.
+        ValueError: `p` is neither 1 nor 2; when called, the last maps are a single cell.
     """
 
     def __init__(self, p: int = 1, detach_cam: bool = False):
@@ -50,6 +50,11 @@ class CAMLoss(nn.Module):
         return minmax(cam(out.maps[-1], out.weight.detach(), target))
 
     def forward(self, out: Output, target: Tensor, state: State) -> Tensor:
+        if out.maps[-1].shape[2:].numel() == 1:
+            raise ValueError(
+                "the last maps are 1 × 1, so min-max leaves nothing of them and L_cam is 0 for every net: "
+                "pass larger images, or a net with a smaller stride"
+            )
         guide = self.guide(out, target)
         difference = minmax(caam(out.maps[-1])) - (guide.detach() if self.detach_cam else guide)
         return difference.abs().mean() if self.p == 1 else difference.square().mean()

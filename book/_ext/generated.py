@@ -1,0 +1,181 @@
+"""Page content that would go stale if typed: the paper map, the API reference, the status of the notebooks.
+
+A page asks for it with a line `<!-- generated: NAME -->`, which is replaced before the page is parsed.
+"""
+
+import ast
+import os
+import platform
+import re
+import subprocess
+from collections import defaultdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import nbformat
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# What each paper numbers. A paper's items are all listed as soon as it has a chapter, so that a gap shows.
+PAPERS = {
+    "CAM-loss": ("2-cam-loss", {"Eq.": 12, "Algorithm": 1, "Table": 7}),
+    "ICASC": ("3-icasc", {"Eq.": 5, "Table": 9}),
+    "CC-Loss": ("4-cc-loss", {}),
+}
+KINDS = {"Eq": "Eq.", "Table": "Table", "Figure": "Figure", "Fig": "Figure", "Algorithm": "Algorithm"}
+ITEM = r"(Eq|Table|Figure|Fig|Algorithm)s?\.?\s+(\d+)(?:\s*[–-]\s*(\d+))?"
+NAMED = re.compile(rf"({'|'.join(PAPERS)}),?\s+{ITEM}")
+
+
+def mentions(text, paper=None):
+    """Yield (item, offset) for "CAM-loss, Eq. 4"; with `paper` given, a bare "Eq. 4" is that paper's."""
+    pattern = re.compile(rf"(?:({'|'.join(PAPERS)}),?\s+)?{ITEM}") if paper else NAMED
+    for match in pattern.finditer(text):
+        name, kind, first, last = match.groups()
+        for number in range(int(first), int(last or first) + 1):
+            yield (name or paper, KINDS[kind], number), match.start()
+
+
+def objects(path):
+    """Yield (item, dotted name) for every mention in a module, by the innermost public definition."""
+    source = path.read_text("utf8")
+    module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    spans = []
+
+    def walk(node, prefix):
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.FunctionDef | ast.ClassDef) and not child.name.startswith("_"):
+                name = f"{prefix}.{child.name}"
+                spans.append((child.lineno, child.end_lineno, name))
+                if isinstance(child, ast.ClassDef):
+                    walk(child, name)
+
+    walk(ast.parse(source), module)
+    for item, offset in mentions(source):
+        line = source.count("\n", 0, offset) + 1
+        inside = [name for first, last, name in spans if first <= line <= last]
+        yield item, inside[-1] if inside else module
+
+
+def notebooks(folder):
+    for path in sorted(folder.rglob("*.ipynb")):
+        yield path.relative_to(folder), nbformat.read(path, 4)
+
+
+def title(notebook):
+    heading = re.search(r"^# (.+)$", "\n".join(cell.source for cell in notebook.cells), re.MULTILINE)
+    return heading.group(1)
+
+
+def paper_map(srcdir):
+    chapters, functions, tests = (defaultdict(dict) for _ in range(3))  # dicts as ordered sets
+    for path in sorted((ROOT / "camlib").rglob("*.py")):
+        for item, name in objects(path):
+            functions[item][name] = None
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        for item, _ in mentions(path.read_text("utf8")):
+            tests[item][path.relative_to(ROOT).as_posix()] = None
+    by_folder = {folder: paper for paper, (folder, _) in PAPERS.items()}
+    present = set()
+    for path, notebook in notebooks(srcdir):
+        paper = by_folder.get(path.parts[0])
+        present.add(paper)
+        prose = "\n".join(cell.source for cell in notebook.cells)
+        for item, _ in mentions(prose, paper):
+            chapters[item][f"[{title(notebook)}]({path.as_posix()})"] = None
+    items = set(functions) | set(chapters) | set(tests)
+    for paper, (_, numbered) in PAPERS.items():
+        if paper in present:
+            items |= {(paper, kind, n + 1) for kind, count in numbered.items() for n in range(count)}
+
+    def entry(names, form):
+        return "<br>".join(form.format(name, name.removeprefix("camlib.")) for name in names) or "none yet"
+
+    order = list(PAPERS), list(dict.fromkeys(KINDS.values()))
+    lines = []
+    for paper in order[0]:
+        mine = sorted((i for i in items if i[0] == paper), key=lambda i: (order[1].index(i[1]), i[2]))
+        if mine:
+            lines += [f"## {paper}", "", "| In the paper | Chapter | In camlib | Test |", "|---|---|---|---|"]
+        for item in mine:
+            cells = (
+                f"{item[1]} {item[2]}",
+                entry(chapters[item], "{}"),
+                entry(functions[item], "{{py:obj}}`{1} <{0}>`"),
+                entry(tests[item], "`{}`"),
+            )
+            lines.append("| " + " | ".join(cells) + " |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def reference(srcdir):
+    lines = []
+    for path in sorted((ROOT / "camlib").rglob("*.py")):
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        if path.name != "__main__.py":
+            fence = ["```{eval-rst}", f".. automodule:: {module}", "   :members:", "```"]
+            lines += [f"## {module}", "", *fence, ""]
+    return "\n".join(lines)
+
+
+def seconds(notebook):
+    """Wall time from the first cell's start to the last cell's end, as nbmake noted it."""
+    stamps = [
+        datetime.fromisoformat(stamp)
+        for cell in notebook.cells
+        for key, stamp in cell.metadata.get("execution", {}).items()
+        if key in ("iopub.execute_input", "shell.execute_reply")
+    ]
+    return (max(stamps) - min(stamps)).total_seconds(), max(stamps)
+
+
+def status(srcdir):
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    facts = {
+        "Preset": os.environ.get("CAMLIB_PRESET", "quick"),
+        "Commit": commit.stdout.strip() or "unknown",
+        "Machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "Python": platform.python_version(),
+        **{name: version(name) for name in ("camlib", "torch", "torchvision", "numpy", "matplotlib")},
+    }
+    lines = ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts.items()), ""]
+    lines += ["| Chapter | Executed (UTC) | Seconds |", "|---|---|---:|"]
+    for path, notebook in notebooks(srcdir):
+        spent, end = seconds(notebook)
+        when = end.astimezone(UTC).strftime("%Y-%m-%d %H:%M")
+        lines.append(f"| [{title(notebook)}]({path.as_posix()}) | {when} | {spent:.1f} |")
+    return "\n".join(lines)
+
+
+GENERATORS = {"paper-map": paper_map, "reference": reference, "status": status}
+
+
+def fill(app, docname, content):
+    content[0] = re.sub(
+        r"^<!-- generated: (\S+) -->$",
+        lambda match: GENERATORS[match.group(1)](Path(app.srcdir)),
+        content[0],
+        flags=re.MULTILINE,
+    )
+
+
+def plain_docstring(app, what, name, obj, options, lines):
+    """|x|, *x and x_ are mathematics in our docstrings, and "K." a name: none is markup."""
+    for i, line in enumerate(lines):
+        parts = re.split(r"(`+[^`]*`+)", line)  # leaves code alone
+        parts[::2] = [re.sub(r"([|*]|_(?!\w))", r"\\\1", part) for part in parts[::2]]
+        lines[i] = re.sub(r"(^\s*|: )([A-Za-z]\.)(?=\s|$)", r"\1\\\2", "".join(parts))
+
+
+def skip_fields(app, what, name, obj, skip, options):
+    """A NamedTuple's fields are described by its docstring already."""
+    return True if type(obj).__name__ == "_tuplegetter" else None
+
+
+def setup(app):
+    app.connect("source-read", fill)
+    app.connect("autodoc-process-docstring", plain_docstring, priority=400)  # before napoleon
+    app.connect("autodoc-skip-member", skip_fields)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,61 @@
+"""What the theme leaves to do on every page: scripts given twice, names and landmarks for screen readers."""
+
+import shutil
+from pathlib import Path
+
+BOOK = Path(__file__).resolve().parents[1]
+
+REPLACE = (
+    # A toggle without a name; names that hide the visible one; a sidebar outside any landmark.
+    (
+        '<summary><span class="toctree-toggle"',
+        '<summary aria-label="Show or hide subsections"><span class="toctree-toggle"',
+    ),
+    ('<summary aria-label="Toggle hidden content">', "<summary>"),
+    (
+        'search-button__button pst-js-only" title="Search" aria-label="Search"',
+        'search-button__button pst-js-only" title="Search"',
+    ),
+    ('aria-label="Color mode"', 'aria-label="Color mode: Light, Dark or System Settings"'),
+    (
+        'class="bd-sidebar-primary bd-sidebar',
+        'role="complementary" aria-label="Book contents" class="bd-sidebar-primary bd-sidebar',
+    ),
+    # pandas: a presentational attribute, and empty header cells.
+    ('<table border="1" class="dataframe">', '<table class="dataframe">'),
+    ("<th></th>", "<td></td>"),
+    # docutils: a list role without list items, and roles that are deprecated.
+    ('<div role="list" class="citation-list">', '<div class="citation-list">'),
+    (' role="doc-biblioentry"', ""),
+    (' role="doc-backlink"', ""),
+)
+
+
+def drop_repeated_scripts(app, pagename, templatename, context, doctree):
+    """Sphinx 7 emits some inline scripts twice, and a `const` declared twice is an error on every page."""
+    first = {}
+    for script in context.get("script_files", []):
+        attributes = tuple(sorted((key, str(value)) for key, value in script.attributes.items()))
+        first.setdefault((str(script.filename or ""), attributes), script)
+    context["script_files"][:] = first.values()
+
+
+def finish(app, exception):
+    if exception is not None or app.builder.format != "html":
+        return
+    out = Path(app.outdir)
+    for page in out.rglob("*.html"):
+        if "_static" not in page.relative_to(out).parts:
+            text = page.read_text("utf8")
+            for old, new in REPLACE:
+                text = text.replace(old, new)
+            page.write_text(text, "utf8")
+    # The download button gives the chapter as it is in the repository, not the executed copy.
+    for executed in (out / "_sources").rglob("*.ipynb"):
+        shutil.copyfile(BOOK / executed.relative_to(out / "_sources"), executed)
+
+
+def setup(app):
+    app.connect("html-page-context", drop_repeated_scripts, priority=900)
+    app.connect("build-finished", finish)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,115 @@
+"""What a chapter calls: one set-up, figures with captions and alternative text, checks of answers."""
+
+import base64
+import html
+import io
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from IPython.display import HTML, display
+from matplotlib import pyplot
+from matplotlib.figure import Figure
+
+from camlib.names import lookup
+from camlib.provenance import commit, device_name, versions
+from camlib.recipes import PRESETS
+
+
+@dataclass(frozen=True)
+class Book:
+    """What the set-up cell of a chapter knows.
+
+    Attributes:
+        preset: a name of `camlib.recipes.PRESETS`; sizes and lengths depend on it.
+        device: where the chapter trains.
+        seed: of everything the chapter draws.
+    """
+
+    preset: str
+    device: torch.device
+    seed: int
+
+    def choose(self, quick: Any, **others: Any) -> Any:
+        """The value for the preset in force: `book.choose(quick=4, paper=160)`; `quick`'s if none is given."""
+        return others.get(self.preset, quick)
+
+    def folder(self, name: str) -> Path | None:
+        """Where a run of this chapter keeps its checkpoints; None at the quick preset, which trains anew."""
+        root = Path(os.environ.get("CAMLIB_RUNS", "~/.cache/camlib/runs")).expanduser()
+        return None if self.preset == "quick" else root / self.preset / name
+
+    def show(self, figure: Figure, *, alt: str, caption: str) -> None:
+        """Show a figure with a caption and, for readers who cannot see it, a text in its place.
+
+        Args:
+            figure: from matplotlib; closed afterwards.
+            alt: what the figure shows.
+            caption: what to see in it; Markdown and formulas are not read.
+        """
+        stream = io.BytesIO()
+        figure.savefig(stream, format="png", dpi=160, facecolor="white", bbox_inches="tight", pad_inches=0.12)
+        pyplot.close(figure)
+        picture = base64.b64encode(stream.getvalue()).decode()
+        display(
+            HTML(
+                f'<figure style="margin: 1em 0"><img src="data:image/png;base64,{picture}" '
+                f'alt="{html.escape(alt)}" style="max-width: min(100%, {figure.get_figwidth() * 90:.0f}px); height: auto">'
+                f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+            )
+        )
+
+    def note(self, text: str) -> None:
+        """Show a framed line, such as where the numbers below come from."""
+        style = "border-left: 0.25em solid #c77700; padding: 0.3em 0.8em; margin: 1em 0"
+        display(HTML(f'<div role="note" style="{style}">{html.escape(text)}</div>'))
+
+    def banner(self) -> None:
+        """Say over numbers made in this chapter that they are not the paper's protocol, unless they are."""
+        if self.preset != "paper":
+            self.note(
+                f"Trained just now at the {self.preset} preset: sizes and lengths are cut so that the chapter runs "
+                "quickly. These numbers show how things work; they are not the paper's protocol."
+            )
+
+    def check(self, answer: Any, expected: Callable[[], Any], hint: str) -> None:
+        """Say whether an exercise is solved.
+
+        Args:
+            answer: the reader's number or tensor; None while there is none.
+            expected: computes the right one.
+            hint: what to look at if the answer is wrong.
+        """
+        if answer is None:
+            print("No answer yet: replace None above and run both cells again.")
+            return
+        try:
+            torch.testing.assert_close(torch.as_tensor(answer).double(), torch.as_tensor(expected()).double(), rtol=1e-3, atol=1e-3)
+        except AssertionError:
+            print(f"Not yet. Hint: {hint}")
+        else:
+            print("Right.")
+
+
+def setup(seed: int = 0) -> Book:
+    """Seed everything, choose preset and device, and print them with the versions in one line.
+
+    The preset is the environment variable CAMLIB_PRESET, by default "colab" with a GPU and "quick" without.
+
+    Args:
+        seed: of torch's global generator and of what the chapter derives from it.
+
+    Raises:
+        KeyError: CAMLIB_PRESET names no preset.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    preset = os.environ.get("CAMLIB_PRESET") or ("colab" if device.type == "cuda" else "quick")
+    lookup(PRESETS, preset, "preset")
+    torch.manual_seed(seed)
+    pyplot.rcParams.update({"figure.dpi": 100, "font.size": 10, "axes.spines.top": False, "axes.spines.right": False})
+    made_with = " · ".join(f"{name} {version}" for name, version in versions().items())
+    print(f"preset {preset} · seed {seed} · {device_name(device)} · {made_with} · commit {commit()[:8]}")
+    return Book(preset, device, seed)

@@ -1,0 +1,230 @@
+"""Every figure of the book. Each function returns the figure and its alternative text."""
+
+from collections.abc import Mapping, Sequence
+
+import pandas
+import seaborn
+import torch
+from matplotlib import pyplot
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from camlib.maps import minmax
+
+COLOURS = seaborn.color_palette("colorblind").as_hex()
+
+
+def map_grid(
+    images: Tensor, columns: Mapping[str, Tensor], labels: Sequence[str], masks: Tensor | None = None
+) -> tuple[Figure, str]:
+    """Images beside the same images lit by maps: what a map ranks high stays bright, the rest goes dark.
+
+    Args:
+        images: uint8 (N, 3, H, W).
+        columns: heading -> maps (N, h, w), each stretched to 0 … 1 per image before it lights.
+        labels: one for each row.
+        masks: bool (N, H, W), drawn as an outline of the object.
+    """
+    pixels = images.permute(0, 2, 3, 1).float() / 255
+    figure, axes = pyplot.subplots(
+        len(images), 1 + len(columns), figsize=(1.45 * (1 + len(columns)), 1.45 * len(images)), squeeze=False
+    )
+    for row, label in enumerate(labels):
+        axes[row, 0].imshow(pixels[row])
+        axes[row, 0].set_ylabel(label, rotation=0, ha="right", va="center")
+        for column, maps in enumerate(columns.values(), start=1):
+            lit = minmax(maps[row : row + 1].detach())
+            lit = interpolate(lit[None], size=images.shape[2:], mode="bilinear", align_corners=False)[0, 0]
+            axes[row, column].imshow(pixels[row] * (0.12 + 0.88 * lit[..., None]))
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
+    if masks is not None:
+        for row_axes, mask in zip(axes, masks, strict=True):
+            for axis in row_axes[1:]:
+                axis.contour(mask, levels=[0.5], colors="white", linewidths=0.9)
+    for axis, heading in zip(axes[0], ["image", *columns], strict=True):
+        axis.set_title(heading, fontsize=9)
+    figure.tight_layout(pad=0.4)
+    alt = f"A grid of {len(images)} images ({', '.join(labels)}), each beside itself lit by: {', '.join(columns)}."
+    return figure, alt
+
+
+def numbers_grid(grids: Mapping[str, Tensor], digits: int = 1) -> tuple[Figure, str]:
+    """Small maps as grids of coloured cells with their numbers written in.
+
+    Args:
+        grids: heading -> (h, w).
+        digits: behind the decimal point.
+    """
+    figure, axes = pyplot.subplots(1, len(grids), figsize=(1.75 * len(grids), 1.95), squeeze=False)
+    texts = []
+    for axis, (heading, grid) in zip(axes[0], grids.items(), strict=True):
+        axis.imshow(grid, cmap="Blues", vmin=float(grid.min()) - 0.3, vmax=float(grid.max()) * 1.6 + 0.4)
+        for y, row in enumerate(grid.tolist()):
+            for x, value in enumerate(row):
+                axis.text(x, y, f"{value:.{digits}f}", ha="center", va="center", color="black")
+        axis.set(xticks=[], yticks=[])
+        axis.set_title(heading, fontsize=9)
+        texts.append(f"{heading}: {[[round(v, digits) for v in row] for row in grid.tolist()]}")
+    figure.tight_layout(pad=0.5)
+    return figure, "Grids of numbers. " + "; ".join(texts) + "."
+
+
+def histories(
+    runs: Mapping[str, Sequence[Sequence[Mapping[str, float]]]], panels: Mapping[str, str], percent: Sequence[str] = ()
+) -> tuple[Figure, str]:
+    """Curves over the epochs, one panel per quantity: a thin line per seed, a thick one for their mean.
+
+    Args:
+        runs: name of an arm -> one history (as in `Record.history`) per seed.
+        panels: key in the history -> label of the vertical axis; epochs without the key are left out.
+        percent: keys whose values, shares in 0 … 1, are drawn as 100 times themselves.
+    """
+    figure, axes = pyplot.subplots(1, len(panels), figsize=(3.1 * len(panels), 2.7), squeeze=False)
+    ends = []
+    for axis, (key, label) in zip(axes[0], panels.items(), strict=True):
+        for colour, (arm, seeds) in zip(COLOURS, runs.items(), strict=False):
+            frame = pandas.DataFrame([{i + 1: e.get(key) for i, e in enumerate(h)} for h in seeds], dtype=float).T
+            frame = frame.dropna() * (100 if key in percent else 1)
+            if frame.empty:
+                continue
+            axis.plot(frame, color=colour, alpha=0.35, linewidth=0.8)
+            axis.plot(frame.mean(axis=1), color=colour, linewidth=2, label=arm)
+            ends.append(f"{label}, {arm}: {frame.mean(axis=1).iloc[0]:.3g} to {frame.mean(axis=1).iloc[-1]:.3g}")
+        axis.set(xlabel="epoch", ylabel=label)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    axes[0, 0].legend(frameon=False, fontsize=8)
+    figure.tight_layout()
+    return figure, f"Curves over epochs, first to last value: {'; '.join(ends)}."
+
+
+def seed_dots(values: pandas.DataFrame, value: str, arm: str, panel: str | None = None) -> tuple[Figure, str]:
+    """One dot per seed, one row per arm, a bar at the mean; dots of one seed are joined.
+
+    Args:
+        values: one row per run, with a column "seed".
+        value: the column on the horizontal axis; its name is the axis' label.
+        arm: the column that names the arms.
+        panel: the column that splits the panels, if any.
+    """
+    panels = [("", values)] if panel is None else list(values.groupby(panel, sort=False))
+    arms = list(dict.fromkeys(values[arm]))
+    figure, axes = pyplot.subplots(
+        1, len(panels), figsize=(min(7.5, 4.2 * len(panels)), 0.45 * len(arms) + 1.1), squeeze=False, sharey=True
+    )
+    texts = []
+    for axis, (heading, part) in zip(axes[0], panels, strict=True):
+        for _, paired in part.groupby("seed"):
+            at = paired[arm].map(arms.index)
+            axis.plot(paired[value], at, color="0.75", linewidth=0.8, zorder=1)
+        for row, name in enumerate(arms):
+            points = part.loc[part[arm] == name, value]
+            axis.scatter(points, [row] * len(points), s=22, color=COLOURS[row % len(COLOURS)], alpha=0.8, zorder=2)
+            if len(points):
+                axis.scatter([points.mean()], [row], marker="|", s=260, color="black", zorder=3)
+                texts.append(f"{heading} {name}: {points.mean():.1f} over {len(points)} seeds".strip())
+        axis.set(xlabel=value, title=heading)
+        axis.set_yticks(range(len(arms)), arms)
+        axis.set_ylim(len(arms) - 0.5, -0.5)
+        axis.grid(axis="x", alpha=0.3)
+    figure.tight_layout()
+    return figure, f"One dot per seed with the mean as a bar. {'; '.join(texts)}."
+
+
+def paired_dots(values: pandas.DataFrame, value: str, row: str, arm: str) -> tuple[Figure, str]:
+    """One row per group with a dot for each arm, joined by a line.
+
+    Args:
+        values: one line per dot.
+        value: the column on the horizontal axis; its name is the axis' label.
+        row: the column that names the rows.
+        arm: the column that names the arms.
+    """
+    wide = values.pivot(index=row, columns=arm, values=value)
+    wide = wide.loc[list(dict.fromkeys(values[row])), list(dict.fromkeys(values[arm]))]
+    figure, axis = pyplot.subplots(figsize=(6.2, 0.34 * len(wide) + 1.2))
+    axis.hlines(range(len(wide)), wide.min(axis=1), wide.max(axis=1), color="0.75", zorder=1)
+    for colour, marker, name in zip(COLOURS, "os^D", wide.columns, strict=False):
+        axis.scatter(wide[name], range(len(wide)), color=colour, marker=marker, s=34, label=name, zorder=2)
+    axis.set(xlabel=value, ylim=(len(wide) - 0.5, -0.5))
+    axis.set_yticks(range(len(wide)), wide.index)
+    axis.legend(frameon=False, fontsize=8)
+    axis.grid(axis="x", alpha=0.3)
+    figure.tight_layout()
+    rows = "; ".join(f"{name}: " + ", ".join(f"{a} {v:.2f}" for a, v in line.items()) for name, line in wide.iterrows())
+    return figure, f"Pairs of dots, {value}. {rows}."
+
+
+def gradient_paths() -> tuple[Figure, str]:
+    """CAM-loss, Algorithm 1, as a drawing: which loss may move which weights."""
+    figure, axis = pyplot.subplots(figsize=(7.2, 2.9))
+    boxes = {
+        "image": (0.0, 1.0),
+        "backbone θ": (1.7, 1.0),
+        "maps f": (3.5, 1.0),
+        "CAAM": (5.2, 2.0),
+        "CAM": (5.2, 1.0),
+        "classifier W": (5.2, 0.0),
+        "L_cam": (7.1, 1.5),
+        "L_ce": (7.1, 0.0),
+    }
+    for name, (x, y) in boxes.items():
+        loss = name.startswith("L_")
+        face = "#fde7c7" if loss else "#dbe9f6"
+        axis.add_patch(FancyBboxPatch((x - 0.62, y - 0.24), 1.24, 0.48, boxstyle="round,pad=0.02", fc=face, ec="0.3"))
+        axis.text(x, y, name, ha="center", va="center")
+
+    def arrow(start: str, end: str, back: bool = False, colour: str = "0.3", bend: float = 0.0, side: float = 1) -> None:
+        (x0, y0), (x1, y1) = boxes[start], boxes[end]
+        shift = side * 0.66
+        axis.add_patch(
+            FancyArrowPatch(
+                (x0 + shift, y0),
+                (x1 - shift, y1),
+                arrowstyle="-|>",
+                mutation_scale=11,
+                linestyle="--" if back else "-",
+                connectionstyle=f"arc3,rad={bend}",
+                color=colour,
+                linewidth=1.4,
+            )
+        )
+
+    for start, end in (("image", "backbone θ"), ("backbone θ", "maps f"), ("maps f", "CAAM"), ("maps f", "CAM")):
+        arrow(start, end)
+    for start, end in (("maps f", "classifier W"), ("CAAM", "L_cam"), ("CAM", "L_cam"), ("classifier W", "L_ce")):
+        arrow(start, end)
+    for start, end, bend in (("L_cam", "CAAM", 0.35), ("L_cam", "CAM", -0.35), ("CAAM", "maps f", 0.35)):
+        arrow(start, end, back=True, colour=COLOURS[1], bend=bend, side=-1)
+    arrow("CAM", "maps f", back=True, colour=COLOURS[1], bend=-0.3, side=-1)
+    arrow("L_ce", "classifier W", back=True, colour=COLOURS[0], bend=-0.35, side=-1)
+    arrow("classifier W", "maps f", back=True, colour=COLOURS[0], bend=-0.35, side=-1)
+    arrow("maps f", "backbone θ", back=True, colour="black", bend=-0.5, side=-1)
+    axis.annotate("", (5.2, 0.72), (5.2, 0.28), arrowprops={"arrowstyle": "-|>", "color": "0.3"})
+    axis.text(5.3, 0.5, "W, detached: no way back", fontsize=8, va="center", color=COLOURS[3])
+    axis.set(xlim=(-0.8, 7.9), ylim=(-0.75, 2.45))
+    axis.axis("off")
+    alt = (
+        "Boxes from image over backbone and maps to CAAM, CAM and classifier, and on to the losses L_cam and L_ce. "
+        "Dashed gradient arrows lead from L_cam through CAAM and CAM to the maps and the backbone, and from L_ce "
+        "through the classifier to the maps and the backbone. No gradient leads from L_cam to the classifier."
+    )
+    return figure, alt
+
+
+def lines(
+    x: Sequence[float], series: Mapping[str, Sequence[float]], *, xlabel: str, ylabel: str
+) -> tuple[Figure, str]:
+    """Curves over a common horizontal axis."""
+    figure, axis = pyplot.subplots(figsize=(4.6, 2.7))
+    texts = []
+    for colour, (name, values) in zip(COLOURS, series.items(), strict=False):
+        axis.plot(x, torch.as_tensor(values), color=colour, linewidth=2, label=name)
+        texts.append(f"{name} goes from {float(values[0]):.3g} to {float(values[-1]):.3g}")
+    axis.set(xlabel=xlabel, ylabel=ylabel)
+    axis.legend(frameon=False, fontsize=8)
+    figure.tight_layout()
+    return figure, f"{ylabel} over {xlabel}: {'; '.join(texts)}."

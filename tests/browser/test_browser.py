@@ -1,0 +1,152 @@
+"""Every built page in Chromium, light and dark, at 1280 and 360 px. CHROMIUM names another browser binary."""
+
+import os
+import shutil
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import sync_playwright
+
+HTML = Path(__file__).resolve().parents[2] / "_build/html"
+PAGES = sorted(p.relative_to(HTML).as_posix() for p in HTML.rglob("*.html") if "_static" not in p.parts)
+BINARIES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+MACOS = (
+    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+    "/Applications/Chromium.app/Contents/MacOS/Chromium",
+)
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="session")
+def site():
+    """The address of the book, served as it would be on the web."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=HTML)) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(scope="session")
+def browser():
+    named = os.environ.get("CHROMIUM")
+    found = named or next(filter(None, map(shutil.which, BINARIES)), None)
+    found = found or next((path for path in MACOS if Path(path).exists()), None)
+    if not found or not shutil.which(found):
+        pytest.fail(f"no Chromium ({named or ', '.join(BINARIES)}): install one, or set CHROMIUM to its path")
+    quiet = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
+    quiet += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=quiet)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser, site):
+    """visit(page, scheme) -> (the loaded page, a list that fills with what goes wrong on it)."""
+    contexts = []
+
+    def open_page(name, scheme="light"):
+        context = browser.new_context(
+            color_scheme=scheme, reduced_motion="reduce", viewport={"width": 1280, "height": 900}
+        )
+        contexts.append(context)
+        wrong = []
+
+        def route(route):
+            if route.request.url.startswith((site, "data:", "blob:")):
+                route.continue_()
+            else:
+                wrong.append(f"request to {route.request.url}")
+                route.abort()
+
+        context.route("**/*", route)
+        page = context.new_page()
+        page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on(
+            "response",
+            lambda reply: wrong.append(f"{reply.status} {reply.url}") if reply.status >= 400 else None,
+        )
+        page.goto(site + name, wait_until="networkidle")
+        return page, wrong
+
+    yield open_page
+    for context in contexts:
+        context.close()
+
+
+def overflow(page):
+    """Elements that make the page wider than the window, if it is."""
+    return page.evaluate(
+        """() => {
+          const width = document.documentElement.clientWidth;
+          if (document.documentElement.scrollWidth <= width) return [];
+          return [...document.querySelectorAll('body *')]
+            .filter(e => e.getBoundingClientRect().right > width + 1)
+            .slice(0, 5).map(e => e.outerHTML.slice(0, 120));
+        }"""
+    )
+
+
+def serious(page):
+    page.wait_for_timeout(500)  # colours still change for a moment after loading
+    # Without preload: axe would fetch the style sheets again, from wrong addresses.
+    violations = Axe().run(page, options={"preload": False}).response["violations"]
+    return [
+        f"{found['id']}: {node['html'][:150]}"
+        for found in violations
+        if found["impact"] in {"serious", "critical"}
+        for node in found["nodes"][:3]
+    ]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", PAGES)
+def test_page(visit, name, scheme):
+    page, wrong = visit(name, scheme)
+    assert page.evaluate("document.documentElement.dataset.theme") == scheme
+    for width in (1280, 360):
+        page.set_viewport_size({"width": width, "height": 900})
+        wrong += [f"{width} px, too wide: {element}" for element in overflow(page)]
+        wrong += [f"{width} px, {violation}" for violation in serious(page)]
+    formulas = page.locator(".math")
+    if formulas.count():
+        page.wait_for_function("window.MathJax && MathJax.startup && MathJax.startup.promise")
+        page.evaluate("MathJax.startup.promise")
+        wrong += [
+            f"formula not rendered: {text}"
+            for text in page.locator(".math:not(:has(mjx-container))").all_inner_texts()
+        ]
+        wrong += [f"formula with an error: {text}" for text in page.locator("mjx-merror").all_inner_texts()]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_there_are_pages():
+    assert "index.html" in PAGES, "run `make html`"
+
+
+def test_search_finds_a_page(visit):
+    page, wrong = visit("search.html?q=activation")
+    page.wait_for_selector("#search-results li a")
+    assert not wrong
+    page.locator("#search-results li a").first.click()
+    page.wait_for_selector("article h1")
+
+
+def test_search_opens_from_the_keyboard(visit):
+    page, _ = visit("index.html")
+    page.keyboard.press("Control+k")
+    page.locator("input[type=search]:visible").first.fill("activation")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#search-results li a")
