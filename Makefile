@@ -1,6 +1,6 @@
 # Two commands: `make book` builds the book, `make test` checks it and the package. `make help` lists the rest.
 PY     ?= python3
-PRESET ?= quick
+PRESET ?= $(or $(CAMLIB_PRESET),quick)
 V      := .venv
 B      := $(V)/bin
 HTML   := _build/html

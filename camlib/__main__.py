@@ -1,6 +1,7 @@
 """The command line: python -m camlib list | run | table | data | doctor."""
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -67,9 +68,10 @@ def _run(arguments: argparse.Namespace) -> int:
     if first:
         folder = checkpoints(cell, arguments.preset, arguments.seed, arguments.out)
         last = max(folder.glob("checkpoint-*.pt"), default=None)
+        start = f"going on from {last.name}" if last else "from the start"
         print(
-            f"{which}: {experiment.net} on {experiment.data}, {experiment.recipe.epochs} epochs, on {device}; "
-            f"checkpoints in {folder}; {f'going on from {last.name}' if last else 'from the start'}",
+            f"{which}: {experiment.net} on {experiment.data} for {experiment.recipe.epochs} epochs, "
+            f"on {device}; checkpoints in {folder}; {start}",
             flush=True,
         )
     try:
@@ -84,7 +86,9 @@ def _run(arguments: argparse.Namespace) -> int:
                 time_limit=arguments.time_limit,
             )
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        print(
+            "interrupted; the same command goes on from the last checkpoint, if there is one", file=sys.stderr
+        )
         return 130
     if not first:
         return 0
@@ -104,20 +108,19 @@ def _table(arguments: argparse.Namespace) -> int:
     frame = records.table(table.name, arguments.preset, arguments.records)
     print(f"{table.title}. Unit: {table.unit}. Preset: {arguments.preset}.")
     print("Ours: mean ± standard deviation (number of seeds), at the last epoch.\n")
-    frame["row"] = frame["row"].map(table.rows)
-    frame["column"] = frame["column"].map(table.columns)
-    frame["ours"] = frame["text"]
-    shown = frame[["row", "column", "paper", "ours"]]
-    print(shown.to_string(index=False, na_rep="–", float_format="{:.2f}".format))
-    elsewhere = records.results(table.name, arguments.records)
-    if not frame["n"].any() and len(elsewhere):
-        print(f"\nRuns at other presets: {_counts(elsewhere)}. See them with --preset.")
-    if "ce" in table.columns:
-        for judged in records.verdicts(table.name, arguments.preset, "ce", arguments.records).itertuples():
-            if judged.n:
-                print(
-                    f"\n{table.rows[judged.row]}, {table.columns[judged.column]}: {judged.label}.\n  {judged.text}"
-                )
+    row_width, column_width = (max(map(len, names.values())) for names in (table.rows, table.columns))
+    print(f"{'':<{row_width}}  {'':<{column_width}}  paper  ours")
+    for cell in frame.itertuples():
+        paper = "–" if math.isnan(cell.paper) else f"{cell.paper:.2f}"
+        row, column = table.rows[cell.row], table.columns[cell.column]
+        print(f"{row:<{row_width}}  {column:<{column_width}}  {paper:>5}  {cell.text}")
+    runs = records.results(table.name, arguments.records)
+    if len(runs) and not frame["n"].any():
+        print(f"\nRuns at other presets: {_counts(runs)}. See them with --preset.")
+    for judged in records.verdicts(table.name, arguments.preset, folder=arguments.records).itertuples():
+        if judged.n:
+            where = f"{table.rows[judged.row]}, {table.columns[judged.column]}"
+            print(f"\n{where}: {judged.label}.\n  {judged.text}")
     return 0
 
 
@@ -161,18 +164,21 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 def _device(name: str) -> torch.device:
+    here = ", ".join(["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))])
     try:
         device = torch.device(name)
-        if device.type == "cuda" and device.index is None:
-            device = torch.device(
-                "cuda", int(os.environ.get("LOCAL_RANK", "0"))
-            )  # one for each of torchrun's
+    except RuntimeError as error:  # torch lists two dozen kinds of hardware: ours is the shorter answer
+        raise argparse.ArgumentTypeError(f"no device is called '{name}'; this machine has {here}") from error
+    if device.type == "cuda" and device.index is None:
+        device = torch.device(
+            "cuda", int(os.environ.get("LOCAL_RANK", "0"))
+        )  # each of torchrun's processes its own
+    try:
         torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError) as error:  # torch built without CUDA answers with an assertion
-        here = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    except (RuntimeError, AssertionError) as error:  # an assertion where torch was built without CUDA
         reason = str(error).splitlines()[0]
         raise argparse.ArgumentTypeError(
-            f"no use of '{name}' here: {reason} This machine has {', '.join(here)}"
+            f"'{name}' cannot be used: {reason}; this machine has {here}"
         ) from error
     return device
 

@@ -12,8 +12,8 @@ import torch
 from camlib import records
 from camlib.data import DataError, check, data_root, manifest
 from camlib.names import lookup
+from camlib.provenance import device_name
 from camlib.recipes import TABLES
-from camlib.train import device_name
 
 PACKAGES = ("camlib", "torch", "torchvision", "numpy", "scipy", "pandas", "matplotlib")
 
@@ -112,7 +112,7 @@ def _records() -> list[Finding]:
             count += len(records.load(table))
         except (records.RecordError, OSError) as error:
             findings.append(Finding("records", f"of {table} cannot be used", str(error), blocks=True))
-    return [Finding("records", f"{count} of {len(TABLES)} tables can be read"), *findings]
+    return [Finding("records", f"{count} in {len(TABLES)} tables can be read"), *findings]
 
 
 def _book() -> list[Finding]:

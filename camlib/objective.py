@@ -1,5 +1,6 @@
 """An objective: terms, each with a weight that may change over time, summed into one loss."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -88,7 +89,7 @@ class Objective(nn.Module):
         **terms: name=(weight, term).
 
     Raises:
-        ValueError: no term, or a term that is not a pair of weight and callable.
+        ValueError: no term, a term that is not a pair of weight and callable, or one called "loss" or "logits".
     """
 
     def __init__(self, teacher: nn.Module | None = None, **terms: tuple[Weight, Term]):
@@ -96,6 +97,8 @@ class Objective(nn.Module):
         if not terms:
             raise ValueError("an objective needs at least one term, as ce=(1.0, CrossEntropy())")
         for name, pair in terms.items():
+            if name in ("loss", "logits"):
+                raise ValueError(f"a term cannot be called '{name}': the objective returns its own '{name}'")
             if not (isinstance(pair, tuple) and len(pair) == 2 and callable(pair[1])):
                 raise ValueError(f"term '{name}' is {pair!r}, expected (weight, term), as (1.0, CrossEntropy())")
             for part, member in zip(("weight", "term"), pair, strict=True):
@@ -124,7 +127,11 @@ class Objective(nn.Module):
 
     def describe(self) -> dict[str, str]:
         """Each term with its weight, as text: what a checkpoint and a record remember of the objective."""
-        return {name: f"{weight} * {term}" for name, (weight, term) in self.terms.items()}
+        # A function's text ends in its address, which is another one in the next process.
+        return {
+            name: re.sub(r" at 0x[0-9a-fA-F]+", "", f"{weight} * {term}")
+            for name, (weight, term) in self.terms.items()
+        }
 
     def forward(
         self, observed: nn.Module, images: Tensor, target: Tensor, state: State | None = None

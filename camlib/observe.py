@@ -181,6 +181,8 @@ def _trace(model: nn.Module, opened: set[str]) -> fx.GraphModule:
 
 def _head(graph: fx.GraphModule, model: nn.Module) -> fx.Node:
     result = next(node for node in graph.graph.nodes if node.op == "output").args[0]
+    while isinstance(result, fx.Node) and _kind(graph, result) in (nn.Identity, nn.Flatten):  # as in timm's heads
+        result = result.args[0]
     if not (isinstance(result, fx.Node) and _kind(graph, result) is nn.Linear):
         _look_inside(graph, result)
         raise NotObservable(
@@ -227,7 +229,7 @@ def _look_inside(graph: fx.GraphModule, node: object) -> None:
 
 def _shapes(graph: fx.GraphModule) -> dict[fx.Node, tuple[int, ...]]:
     """The shape of every tensor for one image, from a copy on the meta device: nothing is computed."""
-    skeleton = copy.deepcopy(graph).to("meta").eval()
+    skeleton = copy.deepcopy(graph).to("meta").float().eval()
     channels = next((m.in_channels for m in graph.modules() if isinstance(m, nn.Conv2d)), None)
     if channels is None:
         raise NotObservable("the model has no 2-d convolution, so it has no maps")
@@ -249,6 +251,7 @@ class _Recorder(fx.Interpreter):
 
     def __init__(self, graph: fx.GraphModule):
         super().__init__(graph)
+        self.extra_traceback = False
         self.shapes: dict[fx.Node, tuple[int, ...]] = {}
 
     def run_node(self, node: fx.Node) -> object:

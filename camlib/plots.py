@@ -32,19 +32,19 @@ def map_grid(
         len(images), 1 + len(columns), figsize=(1.45 * (1 + len(columns)), 1.45 * len(images)), squeeze=False
     )
     for row, label in enumerate(labels):
-        axes[row, 0].imshow(pixels[row])
+        axes[row, 0].imshow(pixels[row].numpy())
         axes[row, 0].set_ylabel(label, rotation=0, ha="right", va="center")
         for column, maps in enumerate(columns.values(), start=1):
             lit = minmax(maps[row : row + 1].detach())
             lit = interpolate(lit[None], size=images.shape[2:], mode="bilinear", align_corners=False)[0, 0]
-            axes[row, column].imshow(pixels[row] * (0.12 + 0.88 * lit[..., None]))
+            axes[row, column].imshow((pixels[row] * (0.12 + 0.88 * lit[..., None])).numpy())
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
     if masks is not None:
         for row_axes, mask in zip(axes, masks, strict=True):
             for axis in row_axes[1:]:
-                axis.contour(mask, levels=[0.5], colors="white", linewidths=0.9)
+                axis.contour(mask.numpy(), levels=[0.5], colors="white", linewidths=0.9)
     for axis, heading in zip(axes[0], ["image", *columns], strict=True):
         axis.set_title(heading, fontsize=9)
     figure.tight_layout(pad=0.4)
@@ -62,7 +62,7 @@ def numbers_grid(grids: Mapping[str, Tensor], digits: int = 1) -> tuple[Figure, 
     figure, axes = pyplot.subplots(1, len(grids), figsize=(1.75 * len(grids), 1.95), squeeze=False)
     texts = []
     for axis, (heading, grid) in zip(axes[0], grids.items(), strict=True):
-        axis.imshow(grid, cmap="Blues", vmin=float(grid.min()) - 0.3, vmax=float(grid.max()) * 1.6 + 0.4)
+        axis.imshow(grid.numpy(), cmap="Blues", vmin=float(grid.min()) - 0.3, vmax=float(grid.max()) * 1.6 + 0.4)
         for y, row in enumerate(grid.tolist()):
             for x, value in enumerate(row):
                 axis.text(x, y, f"{value:.{digits}f}", ha="center", va="center", color="black")
@@ -160,26 +160,26 @@ def paired_dots(values: pandas.DataFrame, value: str, row: str, arm: str) -> tup
 
 def gradient_paths() -> tuple[Figure, str]:
     """CAM-loss, Algorithm 1, as a drawing: which loss may move which weights."""
-    figure, axis = pyplot.subplots(figsize=(7.2, 2.9))
+    figure, axis = pyplot.subplots(figsize=(7.6, 2.7))
     boxes = {
         "image": (0.0, 1.0),
-        "backbone θ": (1.7, 1.0),
-        "maps f": (3.5, 1.0),
-        "CAAM": (5.2, 2.0),
-        "CAM": (5.2, 1.0),
-        "classifier W": (5.2, 0.0),
-        "L_cam": (7.1, 1.5),
-        "L_ce": (7.1, 0.0),
+        "backbone θ": (2.0, 1.0),
+        "maps f": (4.0, 1.0),
+        "CAAM": (6.6, 2.0),
+        "CAM": (6.6, 1.0),
+        "classifier W": (6.6, 0.0),
+        "L_cam": (9.0, 1.5),
+        "L_ce": (9.0, 0.0),
     }
     for name, (x, y) in boxes.items():
         loss = name.startswith("L_")
         face = "#fde7c7" if loss else "#dbe9f6"
-        axis.add_patch(FancyBboxPatch((x - 0.62, y - 0.24), 1.24, 0.48, boxstyle="round,pad=0.02", fc=face, ec="0.3"))
+        axis.add_patch(FancyBboxPatch((x - 0.7, y - 0.24), 1.4, 0.48, boxstyle="round,pad=0.02", fc=face, ec="0.3"))
         axis.text(x, y, name, ha="center", va="center")
 
     def arrow(start: str, end: str, back: bool = False, colour: str = "0.3", bend: float = 0.0, side: float = 1) -> None:
         (x0, y0), (x1, y1) = boxes[start], boxes[end]
-        shift = side * 0.66
+        shift = side * 0.76
         axis.add_patch(
             FancyArrowPatch(
                 (x0 + shift, y0),
@@ -202,10 +202,10 @@ def gradient_paths() -> tuple[Figure, str]:
     arrow("CAM", "maps f", back=True, colour=COLOURS[1], bend=-0.3, side=-1)
     arrow("L_ce", "classifier W", back=True, colour=COLOURS[0], bend=-0.35, side=-1)
     arrow("classifier W", "maps f", back=True, colour=COLOURS[0], bend=-0.35, side=-1)
-    arrow("maps f", "backbone θ", back=True, colour="black", bend=-0.5, side=-1)
-    axis.annotate("", (5.2, 0.72), (5.2, 0.28), arrowprops={"arrowstyle": "-|>", "color": "0.3"})
-    axis.text(5.3, 0.5, "W, detached: no way back", fontsize=8, va="center", color=COLOURS[3])
-    axis.set(xlim=(-0.8, 7.9), ylim=(-0.75, 2.45))
+    arrow("maps f", "backbone θ", back=True, colour="black", bend=-0.7, side=-1)
+    axis.annotate("", (6.6, 0.72), (6.6, 0.28), arrowprops={"arrowstyle": "-|>", "color": "0.3"})
+    axis.text(6.7, 0.5, "W, detached: no way back", fontsize=8, va="center", color=COLOURS[3])
+    axis.set(xlim=(-0.8, 9.8), ylim=(-0.4, 2.4))
     axis.axis("off")
     alt = (
         "Boxes from image over backbone and maps to CAAM, CAM and classifier, and on to the losses L_cam and L_ce. "

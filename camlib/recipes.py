@@ -152,7 +152,8 @@ class Cell:
         experiment = lookup(PRESETS, preset, "preset")(self.experiment)
         if experiment.net not in NETS:
             raise NotRunnable(
-                f"{self.name} cannot be run: its net {experiment.net} is not built yet; nets are {', '.join(NETS)}"
+                f"{self.name} cannot be run: its net {experiment.net} is not built yet; "
+                f"built are {', '.join(NETS)}"
             )
         return experiment
 

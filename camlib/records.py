@@ -1,7 +1,7 @@
 """Measured runs: one JSON line each, kept by table, checked on the way in and out, shown beside the papers.
 
-What counts as a result, everywhere in the book: the value at the end of the last epoch, never the best one; of
-several runs of one cell, preset and seed the one finished last.
+What counts as a result, everywhere in the book: the value at the end of the last epoch, never the best one;
+of several runs of one cell, preset and seed the one finished last.
 """
 
 import fcntl
@@ -73,8 +73,8 @@ def path_of(table: str, folder: Path | None = None) -> Path:
 def append(record: Record, folder: Path | None = None) -> bool:
     """Add a finished run to the file of its table, unless it stands there already.
 
-    Processes that append at once wait for each other. A run is known by its history, to the last digit and with
-    the seconds of every epoch: finishing a finished run again adds nothing, training it anew does.
+    Processes that append at once wait for each other. A run is known by its history, to the last digit and
+    with the seconds of every epoch: finishing a finished run again adds nothing, training it anew does.
 
     Args:
         record: of `camlib.run.run`, or of `fit` with the missing fields of `SCHEMA` in `record.about`.
@@ -84,7 +84,8 @@ def append(record: Record, folder: Path | None = None) -> bool:
         True if the record was added, False if it was there.
 
     Raises:
-        RecordError: a field is missing or has another type, a number is not finite, or the run is not finished.
+        RecordError: a field is missing or has another type, a number is not finite, the cell is unknown, or
+            the run is not finished.
         OSError: the line could not be written, as on a full disk. Nothing of it is left in the file.
     """
     line = asdict(record)
@@ -112,8 +113,8 @@ def append(record: Record, folder: Path | None = None) -> bool:
         except OSError as error:
             stream.truncate(len(old))
             raise OSError(
-                f"the record could not be written to {path}: {error}. The file is as it was before; free some "
-                "space and run the same command again"
+                f"the record could not be written to {path}: {error}. The file is as it was before; free "
+                "some space and run the same command again"
             ) from error
     return True
 
@@ -209,8 +210,8 @@ def results(table: str, folder: Path | None = None) -> pd.DataFrame:
         A frame with row, column, preset, seed and value, one line per cell, preset and seed.
 
     Raises:
-        RecordError: a line is broken, or runs of one cell and preset differ in net, data or recipe and so have
-            no common mean.
+        RecordError: a line is broken, or runs of one cell and preset differ in net, data or recipe and so
+            have no common mean.
         UnknownName: there is no such table.
     """
     entry = lookup(recipes.TABLES, table, "table")
@@ -241,8 +242,8 @@ def _check_alike(runs: pd.DataFrame, where: str) -> None:
         ]
         if differing:
             raise RecordError(
-                f"{where}: the runs of seeds {first['seed']} and {run['seed']} differ in {', '.join(differing)}, "
-                "so they have no common mean: delete the lines of the outdated ones"
+                f"{where}: the runs of seeds {first['seed']} and {run['seed']} differ in "
+                f"{', '.join(differing)}, so they have no common mean: delete the lines of the outdated ones"
             )
 
 
@@ -259,9 +260,9 @@ def table(name: str, preset: str = "paper", folder: Path | None = None) -> pd.Da
         folder: of the records, `data/records` by default.
 
     Returns:
-        A frame with one line per cell, in the table's order and unit: row and column (names); paper (NaN if the
-        paper reports none); ours, sd and n (mean and standard deviation over n seeds, NaN where n is too
-        small); text, as "28.10 ± 0.20 (3)", "28.10 (1)" or "not run".
+        A frame with one line per cell, in the table's order and unit: row and column (names); paper (NaN if
+        the paper reports none); ours, sd and n (mean and standard deviation over n seeds, NaN where n is
+        too small); text, as "28.10 ± 0.20 (3)", "28.10 (1)" or "not run".
 
     Raises:
         RecordError: as `results`.
@@ -337,8 +338,8 @@ def verdict(
     - it holds both 0 and the claim: "within noise";
     - anything else: "not reproduced".
 
-    Only the preset "paper" can reproduce a paper. At any other the first and the last are called "effect seen"
-    and "effect not seen", and the text begins by saying what was run.
+    Only the preset "paper" can reproduce a paper. At any other, "effect seen" and "effect not seen" stand in
+    place of "reproduced" and "not reproduced", and the text begins by saying what was run.
 
     Args:
         baseline: seed -> value in the table's unit.
@@ -428,8 +429,8 @@ def verdicts(
         folder: of the records, `data/records` by default.
 
     Returns:
-        A frame with one line per cell outside the baseline's column: row and column (names), claim (the paper's
-        gain in points, NaN if it reports none), and the fields of `Verdict`.
+        A frame with one line per cell outside the baseline's column: row and column (names), claim (the
+        paper's gain in points, NaN if it reports none), and the fields of `Verdict`.
 
     Raises:
         RecordError: as `results`.

@@ -1,33 +1,29 @@
 """The one training loop: any observed model, any objective, one process or many, resumed exactly."""
 
 import contextlib
-import importlib.metadata
-import json
 import math
 import os
 import platform
 import resource
-import subprocess
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-import torchvision
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from camlib import checkpoint
 from camlib.analysis import spatial_rank
 from camlib.data.loader import Loader, derived_seed
 from camlib.objective import Objective, State
 from camlib.observe import Observed, observe
+from camlib.provenance import commit, device_name, versions
 
-CHECK_EVERY = 50  # steps between looks at the losses: each look makes an accelerator wait
+LOOK_EVERY = 50  # steps between looks at the losses: each look makes an accelerator wait
 SAVE_EVERY = 600.0  # seconds between checkpoints inside an epoch, so that a lost machine costs little
 
 
@@ -66,6 +62,8 @@ class Recipe:
     def __post_init__(self):
         if self.epochs < 1:
             raise ValueError(f"epochs is {self.epochs}, expected at least 1")
+        if self.learning_rate <= 0:
+            raise ValueError(f"learning_rate is {self.learning_rate}, expected more than 0")
         if self.schedule not in ("cosine", "steps"):
             raise ValueError(f"schedule is '{self.schedule}', expected 'cosine' or 'steps'")
         if self.precision not in ("float32", "bfloat16", "float16"):
@@ -84,15 +82,16 @@ class Record:
 
     Attributes:
         metrics: at the end of the last epoch, by name; shares in 0 … 1.
-        best: the best value of each metric over the epochs and its epoch; kept, never shown as the result.
+        best: the best accuracy and top-5 accuracy over the epochs, and the epoch; kept, never shown as the
+            result.
         history: one entry per epoch: training loss, each term, training accuracy and the test metrics.
         epochs_done, epochs_asked: equal in a finished run.
         objective, recipe, loader: what was trained, as data.
-        device, precision, processes, versions, commit: where and with what.
+        device, precision, processes, versions, commit: where and with what; of a run that was resumed with
+            others, device, versions and commit read "the old, then the new".
         wall_seconds, peak_memory_bytes: cost, over all sessions of a resumed run. These two and the
             seconds in `history` are the only fields that differ between two runs of the same commit,
             machine and seed on a CPU.
-        checkpoint: the folder of the last checkpoint, or None.
         about: what the caller said of the run, such as table, row, column and preset.
     """
 
@@ -119,6 +118,28 @@ class Record:
         return self.epochs_done == self.epochs_asked
 
 
+@dataclass
+class Progress:
+    """How far a run has come; a checkpoint holds it beside the weights.
+
+    Attributes:
+        epoch, step: the next ones to train, counted from 0.
+        totals: sums over the images of this epoch: the loss, each term, images and correct answers.
+        history: as in `Record`.
+        seconds, peak_memory: so far, over all sessions.
+        made_with: device, processes, versions and commit. Where a run was resumed with others, they are
+            joined as "the old, then the new".
+    """
+
+    epoch: int = 0
+    step: int = 0
+    totals: dict[str, float] = field(default_factory=dict)
+    history: list[dict[str, float]] = field(default_factory=list)
+    seconds: float = 0.0
+    peak_memory: int = 0
+    made_with: dict[str, Any] = field(default_factory=dict)
+
+
 class NotFiniteError(ArithmeticError):
     """A loss became infinite or not a number; the message says at which step and in which term."""
 
@@ -129,10 +150,15 @@ class ResumeError(ValueError):
 
 @contextlib.contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
-    """Join the other processes that torchrun started, if it did, for the length of a `with` block."""
+    """Join the other processes that torchrun started, if it did, for the length of a `with` block.
+
+    The device "cuda" then means this process's own GPU.
+    """
     if "RANK" not in os.environ:
         yield
         return
+    if device.type == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield
@@ -154,18 +180,20 @@ def fit(
 ) -> Record:
     """Train a model (CAM-loss, Algorithm 1, for `Objective(ce=…, cam=…)`).
 
-    Order, augmentation and every other draw depend on the loader's seed, the epoch and the step alone; a run
-    that was killed and started again goes on from its last checkpoint and ends with the same weights, to the
-    last bit on a CPU with the same number of threads. Under torchrun, inside `process_group`, each process
-    takes its share of every batch.
+    Order, augmentation and every other draw depend on the loader's seed, the epoch and the step alone, and
+    torch's global generator is left as it was. A run that was interrupted or killed and is started again
+    goes on from its last checkpoint and ends with the same weights, to the last bit on a CPU with the same
+    number of threads. Checkpoints are written after every epoch and every ten minutes. Under torchrun,
+    inside `process_group`, each process takes its share of every batch.
 
     Args:
-        model: a classifier, or one that `observe` returned. It is trained in place, on the loaders' device.
+        model: a classifier, or one that `observe` returned. It is trained in place, on the loaders' device,
+            and left in evaluation mode.
         objective: the terms. Moved to the same device.
         loaders: of the training and of the test images.
         recipe: optimiser, length and arithmetic.
-        out: a folder for checkpoints; None to keep none.
-        resume: "auto" goes on from the last checkpoint in `out`, if any; "never" starts afresh.
+        out: a folder for the checkpoints of this run alone; None to keep none.
+        resume: "auto" goes on from the last checkpoint in `out`, if any; "never" removes what is there.
         time_limit: seconds after which the run stops at a checkpoint; it is then unfinished.
         progress: show a progress bar (the environment variable TQDM_DISABLE=1 hides it, too).
         about: anything to keep with the record.
@@ -176,45 +204,50 @@ def fit(
     Raises:
         NotFiniteError: a loss became infinite or not a number; the last checkpoint is from before that.
         ResumeError: the checkpoint in `out` was made with another recipe, objective, data or net.
-        OSError: a checkpoint could not be written, or every checkpoint is damaged.
-        ValueError: `resume` is unknown, or a time limit is set without a folder to stop at.
+        OSError: a checkpoint could not be written, or none of those there can be read.
+        ValueError: `resume` is unknown, a time limit is set without a folder to stop at, or a batch has
+            fewer images than there are processes.
     """
     if resume not in ("auto", "never"):
         raise ValueError(f"resume is '{resume}', expected 'auto' or 'never'")
     if time_limit is not None and out is None:
         raise ValueError("time_limit needs out=, a folder for the checkpoint to stop at")
-    run = _Run(model, objective, loaders, recipe, Path(out) if out else None, about or {})
-    if resume == "auto":
-        run.resume()
-    try:
-        run.train(time_limit, progress)
-    finally:
-        run.close()
-    return run.record()
+    run = _Run(model, objective, loaders, recipe, None if out is None else Path(out), resume)
+    shown = {} if progress and run.rank == 0 else {"disable": True}
+    own_generator = torch.random.fork_rng([run.device] if run.device.type == "cuda" else [])
+    steps = len(loaders[0])
+    done = run.now.epoch * steps + run.now.step
+    with tqdm(total=recipe.epochs * steps, initial=done, unit="step", **shown) as bar, own_generator:
+        try:
+            run.train(math.inf if time_limit is None else time_limit, bar)
+        finally:
+            run.observed.eval()
+    return run.record(about or {})
 
 
 class _Run:
-    """The state of one training run: what a checkpoint holds, and how it moves on."""
+    """One training run: all that a checkpoint holds, and how it moves on."""
 
-    def __init__(self, model, objective, loaders, recipe, out, about):
+    def __init__(self, model, objective, loaders, recipe, out, resume):
+        self.started = self.saved = time.monotonic()
         self.train_loader, self.test_loader = loaders
         self.device = self.train_loader.device
-        self.recipe, self.out, self.about = recipe, out, about
-        self.rank = dist.get_rank() if dist.is_initialized() else 0
-        self.world = dist.get_world_size() if dist.is_initialized() else 1
-        last_batch = len(self.train_loader.images) % self.train_loader.batch_size
-        if 0 < last_batch < self.world or self.train_loader.batch_size < self.world:
+        self.recipe, self.out = recipe, out
+        self.rank, self.world = _place()
+        smallest = self.batch_images(len(self.train_loader) - 1)
+        if smallest < self.world:
             raise ValueError(
-                f"a batch of {last_batch or self.train_loader.batch_size} cannot be shared among {self.world} "
-                "processes: choose another batch size"
+                f"the last batch has {smallest} images and cannot be shared among {self.world} processes: "
+                "choose another batch size, or fewer processes"
             )
+        layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
         observed = model if isinstance(model, Observed) else observe(model)
-        self.layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
-        self.observed = observed.to(self.device, memory_format=self.layout)
+        self.observed = observed.to(self.device, memory_format=layout)
         self.objective = objective.to(self.device)
-        groups = [{"params": list(self.observed.parameters())}, *objective.parameter_groups()]
+        if recipe.compile:
+            self.observed.compile_blocks()
         self.optimizer = torch.optim.SGD(
-            groups,
+            [{"params": list(self.observed.parameters())}, *objective.parameter_groups()],
             lr=recipe.learning_rate,
             momentum=recipe.momentum,
             weight_decay=recipe.weight_decay,
@@ -222,318 +255,308 @@ class _Run:
         )
         for group in self.optimizer.param_groups:
             group["relative"] = group["lr"] / recipe.learning_rate
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "float16")
-        if recipe.compile:
-            self.observed.compile_blocks()
-        self.parallel = DistributedDataParallel(self.observed) if self.world > 1 else self.observed
-        self.epoch = self.step = 0
-        self.totals: dict[str, float] = {}
-        self.history: list[dict[str, float]] = []
-        self.earlier_seconds, self.earlier_peak = 0.0, 0
-        self.started = self.saved_at = time.monotonic()
-        self.bar = None
-
-    # What makes two runs the same run. Anything here that differs refuses a resume.
-    def identity(self) -> dict[str, Any]:
-        shapes = {name: list(tensor.shape) for name, tensor in self.observed.graph.state_dict().items()}
-        return {
-            "recipe": json.loads(json.dumps(asdict(self.recipe))),
-            "objective": self.objective.describe(),
+        self.pending: list[dict[str, Tensor]] = []  # the sums of steps that were not looked at yet
+        self.now = Progress()
+        # What makes two runs the same run: a checkpoint with anything else here, or another net, is refused.
+        self.identity = {
+            "recipe": asdict(recipe),
+            "objective": objective.describe(),
             "loader": self.train_loader.describe(),
-            "net": {"parameters": sum(p.numel() for p in self.observed.parameters()), "shapes": shapes},
+            "test_loader": self.test_loader.describe(),
         }
+        if out is not None:
+            out.mkdir(parents=True, exist_ok=True)
+            if resume == "auto":
+                self.load()
+            elif self.rank == 0:
+                checkpoint.remove(out)
+        if self.world > 1:
+            _copy_from_first([*self.observed.state_dict().values(), *objective.state_dict().values()])
+        self.earlier = self.now.seconds
 
-    def resume(self) -> None:
-        state = checkpoint.load_last(self.out) if self.out else None
+    def load(self) -> None:
+        state = checkpoint.load_last(self.out)
         if state is None:
             return
-        differences = list(_differences(state["identity"], self.identity()))
+        model = self.observed.graph.state_dict()
+        differences = [
+            *_differences(state["identity"], self.identity),
+            *_differences(_shapes(state["model"]), _shapes(model), "net"),
+        ]
         if differences:
+            more = f" and {len(differences) - 5} more differences" if len(differences) > 5 else ""
             raise ResumeError(
-                f"the checkpoint in {self.out} belongs to another run: {'; '.join(differences[:5])}. "
+                f"the checkpoint in {self.out} belongs to another run: {'; '.join(differences[:5])}{more}. "
                 "Choose another folder, or pass resume='never' to start afresh and overwrite it"
             )
         self.observed.graph.load_state_dict(state["model"])
         self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
-        self.epoch, self.step = state["epoch"], state["step"]
-        self.totals, self.history = state["totals"], state["history"]
-        self.earlier_seconds, self.earlier_peak = state["seconds"], state["peak_memory"]
+        self.now = Progress(**{part.name: state[part.name] for part in fields(Progress)})
 
     def save(self) -> None:
-        self.saved_at = time.monotonic()
+        """Bring cost and time up to date, and write a checkpoint if there is a folder for it."""
+        self.now.seconds, self.now.peak_memory = self.seconds(), self.peak_memory()
+        self.saved = time.monotonic()
         if self.out is None or self.rank != 0:
             return
         state = {
-            "identity": self.identity(),
+            "identity": self.identity,
             "model": self.observed.graph.state_dict(),
             "objective": self.objective.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "epoch": self.epoch,
-            "step": self.step,
-            "totals": self.totals,
-            "history": self.history,
-            "seconds": self.seconds(),
-            "peak_memory": self.peak_memory(),
+            **asdict(self.now),
         }
-        checkpoint.save(state, self.out, self.epoch, self.step)
+        checkpoint.save(state, self.out, self.now.epoch, self.now.step)
 
-    def train(self, time_limit: float | None, progress: bool) -> None:
-        steps = len(self.train_loader)
-        self.bar = tqdm(
-            total=self.recipe.epochs * steps,
-            initial=self.epoch * steps + self.step,
-            unit="step",
-            **({} if progress and self.rank == 0 else {"disable": True}),
-        )
-        while self.epoch < self.recipe.epochs:
-            if not self.train_epoch(time_limit):
+    def train(self, time_limit: float, bar: tqdm) -> None:
+        now, steps = self.now, len(self.train_loader)
+        if now.epoch < self.recipe.epochs:
+            here = {"device": device_name(self.device), "processes": self.world}
+            now.made_with = _then(now.made_with, {**here, "versions": versions(), "commit": commit()})
+        while now.epoch < self.recipe.epochs:
+            rate, state = self.start_epoch()
+            for images, target in self.train_loader.batches(now.epoch, now.step, self.rank, self.world):
+                self.pending.append(self.train_step(images, target, state))
+                now.step += 1
+                bar.update()
+                if len(self.pending) == LOOK_EVERY or now.step == steps:
+                    self.look(bar)
+                # Processes have to agree on what the clock says, and do so when they meet to look.
+                if now.step < steps and (self.world == 1 or not self.pending):
+                    time_is_up = self.first_says(time.monotonic() - self.started > time_limit)
+                    if time_is_up or self.first_says(time.monotonic() - self.saved > SAVE_EVERY):
+                        self.look(bar)
+                        self.save()
+                    if time_is_up:
+                        return
+            self.finish_epoch(rate)
+            if self.first_says(time.monotonic() - self.started > time_limit):
                 return
 
-    def train_epoch(self, time_limit: float | None) -> bool:
-        """Train to the end of the epoch and test. False if the time ran out before."""
-        began = time.monotonic()
-        rate = self.recipe.learning_rate_at(self.epoch)
+    def start_epoch(self) -> tuple[float, State]:
+        rate = self.recipe.learning_rate_at(self.now.epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["relative"]
-        accuracy = self.history[-1]["train_accuracy"] if self.history else 0.0
-        state = State(epoch=self.epoch, train_accuracy=accuracy)
-        self.parallel.train()
+        self.observed.train()
         self.objective.train()
-        pending: list[dict[str, Tensor]] = []
-        batches = self.train_loader.batches(self.epoch, self.step, self.rank, self.world)
-        for images, target in batches:
-            pending.append(self.train_step(images, target, state))
-            self.step += 1
-            if len(pending) == CHECK_EVERY:
-                self.settle(pending)
-            if self.time_is_up(time_limit) and self.step < len(self.train_loader):
-                self.settle(pending)
-                self.totals["seconds"] = self.totals.get("seconds", 0.0) + time.monotonic() - began
-                self.save()
-                return False
-            if time.monotonic() - self.saved_at > SAVE_EVERY:
-                self.settle(pending)
-                self.save()
-        self.settle(pending)
-        self.finish_epoch(rate, began)
-        return self.epoch == self.recipe.epochs or not self.time_is_up(time_limit)
+        accuracy = self.now.history[-1]["train_accuracy"] if self.now.history else 0.0
+        return rate, State(epoch=self.now.epoch, train_accuracy=accuracy)
 
     def train_step(self, images: Tensor, target: Tensor, state: State) -> dict[str, Tensor]:
-        torch.manual_seed(derived_seed(self.train_loader.seed, self.epoch, self.step, self.rank))
-        images = images.contiguous(memory_format=self.layout)
+        """Update the weights once. Returns sums over the images: the loss, each term, correct answers."""
+        now = self.now
+        torch.manual_seed(derived_seed(self.train_loader.seed, now.epoch, now.step, self.rank))
         with _autocast(self.device, self.recipe.precision):
-            parts = self.objective(self.parallel, images, target, state)
-        # Gradients are averaged over processes: the factor turns that into the mean over the whole batch.
-        loss = parts["loss"] * (len(images) * self.world / self.batch_images(self.step))
+            parts = self.objective(self.observed, images, target, state)
+        correct = (parts.pop("logits").argmax(1) == target.argmax(1)).sum()
+        share = len(images) / self.batch_images(now.step)
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
+        self.scaler.scale(parts["loss"] * share).backward()
+        if self.world > 1:
+            _add_up_gradients(p for group in self.optimizer.param_groups for p in group["params"])
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        correct = (parts.pop("logits").argmax(1) == target.argmax(1)).sum()
-        sums = {name: part.detach().double() * len(images) for name, part in parts.items()}
-        return {**sums, "correct": correct.double()}
+        sums = {name: part.detach().float() * len(images) for name, part in parts.items()}
+        return {**sums, "correct": correct.float()}
 
     def batch_images(self, step: int) -> int:
         """Images in the batch of a step, over all processes."""
         size = self.train_loader.batch_size
         return min(size, len(self.train_loader.images) - step * size)
 
-    def settle(self, pending: list[dict[str, Tensor]]) -> None:
-        """Add the pending steps to the epoch's totals, and stop if a loss in them is not finite."""
-        if not pending:
+    def look(self, bar: tqdm) -> None:
+        """Add the pending steps to the epoch's totals; stop if a loss in them or a weight is not finite."""
+        if not self.pending:
             return
-        names = list(pending[0])
-        table = torch.stack([torch.stack([step[name] for name in names]) for step in pending])
+        names = list(self.pending[0])
+        table = torch.stack([torch.stack([*sums.values()]) for sums in self.pending])
         if self.world > 1:
             dist.all_reduce(table)
-        table = table.cpu()
-        if not table.isfinite().all():
-            row, column = (int(i) for i in (~table.isfinite()).nonzero()[0])
-            terms = [name for i, name in enumerate(names) if not table[row, i].isfinite() and name != "loss"]
-            step = self.step - len(pending) + row
-            raise NotFiniteError(
-                f"the loss is {float(table[row, column])} at epoch {self.epoch}, step {step}, in term "
-                f"{' and '.join(f'{term!r}' for term in terms) or 'loss'}. "
-                + (f"The last good checkpoint is in {self.out}. " if self.out and any(self.out.glob('*.pt')) else "")
-                + "Lower the learning rate or the term's weight"
-            )
-        seen = sum(self.batch_images(step) for step in range(self.step - len(pending), self.step))
-        sums = dict(zip(names, table.sum(0).tolist(), strict=True))
-        for name, value in {**sums, "images": seen}.items():
-            self.totals[name] = self.totals.get(name, 0.0) + value
-        self.bar.update(len(pending))
-        self.bar.set_postfix(
-            epoch=f"{self.epoch + 1}/{self.recipe.epochs}",
-            loss=f"{self.totals['loss'] / self.totals['images']:.3f}",
-            accuracy=f"{self.totals['correct'] / self.totals['images']:.1%}",
+        # Added one by one, so that the sums do not depend on where a look, and so a resumption, falls.
+        for step, row in enumerate(table.tolist(), self.now.step - len(self.pending)):
+            sums = dict(zip(names, row, strict=True))
+            wrong = [name for name, value in sums.items() if not math.isfinite(value)]
+            if wrong:
+                terms = [f"'{name}'" for name in wrong if name != "loss"] or ["the weighted sum"]
+                raise self.not_finite(f"the loss is {sums[wrong[0]]} at", step, f" in {' and '.join(terms)}")
+            for name, value in {**sums, "images": self.batch_images(step)}.items():
+                self.now.totals[name] = self.now.totals.get(name, 0.0) + value
+        for name, weight in [*self.observed.graph.named_parameters(), *self.objective.named_parameters()]:
+            if not weight.isfinite().all():
+                why = ", though every loss was: the gradient of a term is not"
+                raise self.not_finite(f"the weight '{name}' is not finite after", self.now.step - 1, why)
+        self.pending.clear()
+        totals = self.now.totals
+        bar.set_postfix(
+            epoch=f"{self.now.epoch + 1}/{self.recipe.epochs}",
+            loss=f"{totals['loss'] / totals['images']:.3f}",
+            accuracy=f"{totals['correct'] / totals['images']:.1%}",
         )
-        pending.clear()
 
-    def finish_epoch(self, rate: float, began: float) -> None:
-        totals, self.totals = self.totals, {}
-        images, correct = totals.pop("images"), totals.pop("correct")
-        seconds = totals.pop("seconds", 0.0)
-        entry = {f"train_{name}": value / images for name, value in totals.items()}
+    def not_finite(self, what: str, step: int, where: str) -> NotFiniteError:
+        kept = f"Checkpoints in {self.out} are from before that. " if self.out else ""
+        return NotFiniteError(
+            f"{what} epoch {self.now.epoch}, step {step} (counted from 0){where}. {kept}"
+            "Lower the learning rate or the weight of the term"
+        )
+
+    def finish_epoch(self, rate: float) -> None:
+        """Test, and turn the epoch's totals into an entry of the history."""
+        now = self.now
+        if self.world > 1:
+            _copy_from_first(self.observed.buffers())  # each process had statistics of its own images
+        test = evaluate(self.observed, self.test_loader, self.recipe.precision)
+        if not math.isfinite(test["loss"]):
+            raise self.not_finite(f"the test loss is {test['loss']} after", now.step - 1, "")
+        images, correct = now.totals.pop("images"), now.totals.pop("correct")
+        entry = {f"train_{name}": total / images for name, total in now.totals.items()}
         entry |= {"train_accuracy": correct / images, "learning_rate": rate}
-        entry |= {f"test_{name}": value for name, value in self.evaluate().items()}
-        entry["seconds"] = seconds + time.monotonic() - began
-        self.history.append(entry)
-        self.epoch, self.step = self.epoch + 1, 0
+        entry |= {f"test_{name}": value for name, value in test.items()}
+        entry["seconds"] = self.seconds() - sum(earlier["seconds"] for earlier in now.history)
+        now.history.append(entry)
+        now.epoch, now.step, now.totals = now.epoch + 1, 0, {}
         self.save()
 
-    def evaluate(self) -> dict[str, float]:
-        return evaluate(self.observed, self.test_loader, self.recipe.precision, self.recipe.channels_last)
-
-    def time_is_up(self, time_limit: float | None) -> bool:
-        if time_limit is None:
-            return False
-        up = torch.tensor(float(time.monotonic() - self.started > time_limit), device=self.device)
-        if self.world > 1:
-            dist.broadcast(up, 0)
-        return bool(up)
+    def first_says(self, decision: bool) -> bool:
+        """What the first process decided, in all of them."""
+        if self.world == 1:
+            return decision
+        told = torch.tensor(float(decision), device=self.device)
+        dist.broadcast(told, 0)
+        return bool(told)
 
     def seconds(self) -> float:
-        return self.earlier_seconds + time.monotonic() - self.started
+        return self.earlier + time.monotonic() - self.started
 
     def peak_memory(self) -> int:
         if self.device.type == "cuda":
-            now = torch.cuda.max_memory_allocated(self.device)
+            here = torch.cuda.max_memory_allocated(self.device)
         else:
             unit = 1 if platform.system() == "Darwin" else 1024
-            now = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-        return max(now, self.earlier_peak)
+            here = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        return max(here, self.now.peak_memory)
 
-    def close(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
-
-    def record(self) -> Record:
-        test = [
-            {name.removeprefix("test_"): value for name, value in entry.items() if name.startswith("test_")}
-            for entry in self.history
-        ]
+    def record(self, about: dict[str, Any]) -> Record:
+        history = self.now.history
         best = {}
-        for name in ("accuracy", "top5_accuracy") if test else ():
-            values = [entry[name] for entry in test]
-            best[name] = {"value": max(values), "epoch": values.index(max(values))}
+        for name in ("accuracy", "top5_accuracy"):
+            values = [entry[f"test_{name}"] for entry in history]
+            best |= {name: {"value": max(values), "epoch": values.index(max(values))}} if values else {}
+        last = history[-1] if history else {}
         return Record(
-            metrics=test[-1] if test else {},
+            metrics={n.removeprefix("test_"): value for n, value in last.items() if n.startswith("test_")},
             best=best,
-            history=self.history,
-            epochs_done=self.epoch,
+            history=history,
+            epochs_done=self.now.epoch,
             epochs_asked=self.recipe.epochs,
-            objective=self.objective.describe(),
-            recipe=asdict(self.recipe),
-            loader=self.train_loader.describe(),
+            objective=self.identity["objective"],
+            recipe=self.identity["recipe"],
+            loader=self.identity["loader"],
             seed=self.train_loader.seed,
-            device=device_name(self.device),
             precision=self.recipe.precision,
-            processes=self.world,
-            versions=versions(),
-            commit=commit(),
-            wall_seconds=self.seconds(),
-            peak_memory_bytes=self.peak_memory(),
-            about=self.about,
+            wall_seconds=self.now.seconds,
+            peak_memory_bytes=self.now.peak_memory,
+            about=about,
+            **self.now.made_with,
         )
 
 
 @torch.no_grad()
-def evaluate(
-    model: nn.Module, loader: Loader, precision: str = "float32", channels_last: bool = False
-) -> dict[str, float]:
-    """Test a model on every image of a loader, once.
+def evaluate(model: nn.Module, loader: Loader, precision: str = "float32") -> dict[str, float]:
+    """Test a model on every image of a loader, once. Under torchrun each process tests its share.
 
     Args:
-        model: a classifier, or one that `observe` returned.
+        model: a classifier, or one that `observe` returned. Moved to the loader's device, tested in
+            evaluation mode, and left in the mode it was in.
         loader: the test images.
         precision: as in `Recipe`.
-        channels_last: as in `Recipe`.
 
     Returns:
         "accuracy" and "top5_accuracy" (0 … 1), "loss" (cross-entropy), and of the first batch the mean
         "spatial_rank" and "first_share" of the last maps (see `camlib.analysis.spatial_rank`).
     """
-    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    observed = model if isinstance(model, Observed) else observe(model)
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    observed.to(loader.device).eval()
-    sums = torch.zeros(4, dtype=torch.float64, device=loader.device)
-    rank_of_maps = None
-    for images, target in loader.batches(0, 0, rank, world):
+    rank, world = _place()
+    observed = (model if isinstance(model, Observed) else observe(model)).to(loader.device)
+    modes = {module: module.training for module in observed.modules()}
+    observed.eval()
+    sums = torch.zeros(5, dtype=torch.float64)
+    for step, (images, target) in enumerate(loader.batches(0, 0, rank, world)):
         if len(images) == 0:
             continue
         with _autocast(loader.device, precision):
-            out = observed(images.contiguous(memory_format=layout))
-        logits, labels = out.logits.float(), target.argmax(1, keepdim=True)
-        top = logits.topk(min(5, logits.shape[1]), 1).indices == labels
+            out = observed(images)
+        logits = out.logits.float()
+        hits = logits.topk(min(5, logits.shape[1]), 1).indices == target.argmax(1, keepdim=True)
         loss = nn.functional.cross_entropy(logits, target, reduction="sum")
-        sums += torch.stack([top[:, 0].sum(), top.sum(), loss, torch.tensor(len(images), device=loader.device)])
-        if rank_of_maps is None:
-            rank_of_maps = spatial_rank(out.maps[-1])
+        sums[:3] += torch.stack([hits[:, 0].sum(), hits.sum(), loss]).cpu()
+        if step == 0:
+            patterns = spatial_rank(out.maps[-1])
+            sums[3:] += torch.stack([patterns.effective.sum(), patterns.first_share.sum()]).cpu()
+    for module, mode in modes.items():
+        module.training = mode
     if world > 1:
+        sums = sums.to(loader.device)
         dist.all_reduce(sums)
-    correct, top5, loss, images = sums.tolist()
+    correct, top5, loss, rank_of_maps, first_share = sums.tolist()
+    images, first_batch = len(loader.images), min(loader.batch_size, len(loader.images))
     return {
         "accuracy": correct / images,
         "top5_accuracy": top5 / images,
         "loss": loss / images,
-        "spatial_rank": float(rank_of_maps.effective.mean()),
-        "first_share": float(rank_of_maps.first_share.mean()),
+        "spatial_rank": rank_of_maps / first_batch,
+        "first_share": first_share / first_batch,
     }
 
 
+def _place() -> tuple[int, int]:
+    """The number of this process and how many there are."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+# Done by hand and not by DistributedDataParallel: terms have parameters too, and which of them get a gradient
+# changes with the weights of the terms.
+def _add_up_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    together = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(together)
+    for gradient, sums in zip(gradients, together.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(sums.view_as(gradient))
+
+
+def _copy_from_first(tensors: Iterable[Tensor]) -> None:
+    for tensor in tensors:
+        dense = tensor.contiguous()
+        dist.broadcast(dense, 0)
+        tensor.copy_(dense)
+
+
 def _autocast(device: torch.device, precision: str) -> torch.autocast:
-    dtype = getattr(torch, precision)
-    return torch.autocast(device.type, dtype=dtype if dtype != torch.float32 else None, enabled=dtype != torch.float32)
+    mixed = precision != "float32"
+    return torch.autocast(device.type, dtype=getattr(torch, precision) if mixed else None, enabled=mixed)
+
+
+def _then(old: Any, new: Any) -> Any:
+    """What a run was made with: `old` so far, `new` in this session."""
+    if isinstance(old, dict):
+        return {name: _then(old.get(name), value) for name, value in new.items()}
+    if isinstance(old, str):
+        return old if old.split(", then ")[-1] == new else f"{old}, then {new}"
+    return new
+
+
+def _shapes(tensors: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 def _differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
     if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted({*old, *new}):
+        for key in dict.fromkeys([*old, *new]):
             yield from _differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
     elif old != new:
         yield f"{path} was {old!r}, now {new!r}"
-
-
-def device_name(device: torch.device) -> str:
-    """The model of an accelerator, or the processor's name and the number of threads in use."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    cpuinfo = Path("/proc/cpuinfo")
-    names = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")] if cpuinfo.exists() else []
-    name = names[0].split(":", 1)[1].strip() if names else platform.processor() or platform.machine()
-    return f"{name}, {torch.get_num_threads()} threads"
-
-
-def versions() -> dict[str, str]:
-    """Versions of what the arithmetic depends on."""
-    return {
-        "camlib": importlib.metadata.version("camlib"),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-    }
-
-
-def commit() -> str:
-    """The commit of the camlib that runs, with "+changes" if its files differ from it, or "unknown"."""
-    git = ["git", "-C", str(Path(__file__).parent)]
-    try:
-        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        status = [*git, "status", "--porcelain", "--untracked-files=no", "."]
-        changed = subprocess.run(status, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return _installed_commit()
-    return f"{head}+changes" if changed else head
-
-
-def _installed_commit() -> str:
-    """The commit that pip noted when it installed from a repository (PEP 610), as on Colab."""
-    try:
-        origin = importlib.metadata.distribution("camlib").read_text("direct_url.json")
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
-    return json.loads(origin or "{}").get("vcs_info", {}).get("commit_id", "unknown")

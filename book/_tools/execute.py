@@ -3,7 +3,7 @@
     python book/_tools/execute.py build/quick
 
 A chapter is executed again when its key changes: the notebook, camlib, the data manifest, the pinned
-versions, Python; and, if its code speaks of records or checkpoints, the files of those under data/.
+versions, Python; and, if its code speaks of records or weights, the files of those under data/.
 The solutions of a chapter's exercises, which readers see as text, are executed after its last cell.
 """
 
@@ -51,7 +51,7 @@ def keys():
     for name in (path for path in files(BOOK) if path.suffix == ".ipynb"):
         code = "\n".join(c.source for c in nbformat.read(BOOK / name, 4).cells if c.cell_type == "code")
         parts = [digest(BOOK / name), common, sys.version]
-        if re.search("record|checkpoint", code):
+        if re.search("record|weights", code):
             parts.append(stored)
         found[name.as_posix()] = hashlib.sha256(" ".join(parts).encode()).hexdigest()
     return found

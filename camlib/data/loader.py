@@ -1,5 +1,6 @@
 """Batches from images that fit on the device: drawn, augmented and normalised there, as tensors."""
 
+import zlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -30,7 +31,7 @@ class Loader:
         device: where images live and batches come out.
 
     Raises:
-        ValueError: images of another type or shape, labels that do not fit, a batch size below 1.
+        ValueError: images of another type or shape, labels, mean or std that do not fit, a batch size below 1.
         KeyError: an unknown augmentation.
     """
 
@@ -59,6 +60,10 @@ class Loader:
             raise ValueError("no images")
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}, expected at least 1")
+        if not len(mean) == len(std) == images.shape[1]:
+            raise ValueError(
+                f"mean and std have {len(mean)} and {len(std)} entries, expected {images.shape[1]}, one for each channel"
+            )
         target = one_hot(labels, num_classes) if labels.ndim == 1 else labels.float()
         check_target(target, len(images), num_classes)
         self.device = torch.device(device)
@@ -94,18 +99,25 @@ class Loader:
 
     def describe(self) -> dict[str, object]:
         """What a checkpoint remembers of the loader: enough to refuse a resume with other data or batches."""
+        checksum = 0
+        for part in (self.images, self.target, self.mean, self.std):
+            checksum = zlib.crc32(part.contiguous().cpu().numpy(), checksum)
         return {
+            "checksum": f"{checksum:08x}",
             "images": len(self.images),
             "classes": self.num_classes,
             "batch_size": self.batch_size,
             "augment": list(self.augment),
+            "shuffle": self.shuffle,
             "seed": self.seed,
         }
 
 
 def derived_seed(*numbers: int) -> int:
     """One seed from several numbers, such as (seed, epoch, step), without the clashes a sum would have."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    # Their count goes in, too: to a SeedSequence, (1, 2) and (1, 2, 0) are the same.
+    sequence = np.random.SeedSequence((len(numbers), *numbers))
+    return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def _generator(*numbers: int) -> torch.Generator:

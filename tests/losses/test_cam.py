@@ -1,0 +1,283 @@
+"""CAM-loss and its controls against the paper's formulas, as loops in float64 (CAM-loss, Eq. 4–6)."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from camlib.losses import CAMLoss, CrossEntropy, RandomClassCAMLoss, UniformCAMLoss
+from camlib.objective import Objective, State
+from camlib.observe import Output, observe
+
+N, C, K, H, W = 3, 4, 5, 3, 2
+ROWS = {
+    "one-hot": [[0, 1, 0, 0, 0], [1, 0, 0, 0, 0], [0, 0, 0, 0, 1]],
+    "mixed": [[0.3, 0.7, 0, 0, 0], [1, 0, 0, 0, 0], [0, 0.5, 0.5, 0, 0]],
+    "multi-hot": [[1, 1, 0, 0, 1], [0, 0, 0, 1, 0], [1, 0, 1, 0, 0]],
+}
+rows = pytest.mark.parametrize("rows", ROWS.values(), ids=ROWS)
+powers = pytest.mark.parametrize("p", [1, 2])
+
+
+def output(maps, weight):
+    pooled = maps.mean((2, 3))
+    return Output(pooled @ weight.T, (maps,), pooled, weight)
+
+
+def random_output(seed=0, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    maps = torch.randn(N, C, H, W, dtype=dtype, generator=generator)
+    return output(maps, torch.randn(K, C, dtype=dtype, generator=generator))
+
+
+def row_target(rows):
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def stretched(values):
+    low, high = min(values), max(values)
+    return [(value - low) / (high - low + 1e-6) for value in values]
+
+
+def l_cam(maps, weight, rows, p=1, guides=None):
+    """L_cam by hand; `guides` replaces the CAMs (lists of H · W numbers) where given."""
+    maps, weight = maps.detach().flatten(2).tolist(), weight.tolist()
+    total = 0.0
+    for n, channels in enumerate(maps):
+        positions = range(len(channels[0]))
+        caam = [sum(channel[z] for channel in channels) for z in positions]
+        cam = [
+            sum(
+                rows[n][i] * weight[i][k] * channel[z]
+                for i in range(len(weight))
+                for k, channel in enumerate(channels)
+            )
+            for z in positions
+        ]
+        guide = stretched(cam) if guides is None else guides[n]
+        distance = [abs(a - b) ** p for a, b in zip(stretched(caam), guide, strict=True)]
+        total += sum(distance) / len(distance)
+    return total / len(maps)
+
+
+@rows
+@powers
+def test_l_cam_is_the_mean_distance_of_the_stretched_maps(rows, p):
+    """CAM-loss, Eq. 4."""
+    out = random_output()
+    expected = l_cam(out.maps[0], out.weight, rows, p)
+    assert 0.1 < expected < 1
+    assert CAMLoss(p=p)(out, row_target(rows), State()).item() == pytest.approx(expected, rel=1e-12)
+
+
+@rows
+def test_cross_entropy(rows):
+    """CAM-loss, Eq. 5, weighted by the row."""
+    out = random_output()
+    expected = 0.0
+    for z, row in zip(out.logits.tolist(), rows, strict=True):
+        for i in range(K):
+            expected -= row[i] * math.log(math.exp(z[i]) / sum(math.exp(z_j) for z_j in z))
+    assert CrossEntropy()(out, row_target(rows).float(), State()).item() == pytest.approx(
+        expected / N, rel=1e-6
+    )
+
+
+@powers
+def test_gradients_flow_through_both_maps(p):
+    out = random_output()
+    target = row_target(ROWS["mixed"])
+
+    def loss(maps):
+        return CAMLoss(p=p)(output(maps, out.weight), target, State())
+
+    assert torch.autograd.gradcheck(loss, (out.maps[0].requires_grad_(),))
+
+
+@powers
+def test_detach_cam_holds_the_guide_fixed(p):
+    """The gradient is that of the distance to the guide's present values."""
+    out, rows = random_output(), ROWS["mixed"]
+    maps = out.maps[0]
+    cams = torch.einsum("ni,ik,nkhw->nhw", row_target(rows), out.weight, maps).flatten(1)
+    guides = [stretched(cam) for cam in cams.tolist()]
+    maps.requires_grad_()
+    loss = CAMLoss(p=p, detach_cam=True)(output(maps, out.weight), row_target(rows), State())
+    loss.backward()
+    for place in [(0, 0, 0, 0), (0, 3, 1, 1), (1, 2, 2, 0), (2, 1, 0, 1)]:
+        step = torch.zeros_like(maps).index_put_(
+            [torch.tensor(i) for i in place], torch.tensor(1e-6).double()
+        )
+        up, down = (l_cam(maps.detach() + s * step, out.weight, rows, p, guides) for s in (1, -1))
+        assert maps.grad[place].item() == pytest.approx((up - down) / 2e-6, rel=1e-5, abs=1e-9)
+    assert loss.item() == pytest.approx(l_cam(maps, out.weight, rows, p), rel=1e-12)
+
+
+def test_cross_entropy_alone_moves_the_classifier_and_both_terms_the_backbone():
+    """CAM-loss, Algorithm 1, with the weighted sum of Eq. 6: slopes of the losses computed by hand."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(2, C, 3), nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(C, K)
+    ).double()
+    images, rows, alpha = torch.randn(N, 2, 5, 4, dtype=torch.float64), ROWS["mixed"], 3.0
+
+    def losses():
+        with torch.no_grad():
+            maps = net[1](net[0](images))
+        weight, bias = net[4].weight.tolist(), net[4].bias.tolist()
+        l_ce = 0.0
+        for n in range(N):
+            pooled = [sum(channel) / len(channel) for channel in maps[n].flatten(1).tolist()]
+            z = [sum(w * f for w, f in zip(weight[i], pooled, strict=True)) + bias[i] for i in range(K)]
+            l_ce += sum(rows[n][i] * (math.log(sum(map(math.exp, z))) - z[i]) for i in range(K)) / N
+        return l_ce, l_cam(maps, net[4].weight, rows)
+
+    def slope(parameter, place, which):
+        values = []
+        for step in (1e-6, -1e-6):
+            with torch.no_grad():
+                parameter[place] += step
+                values.append(which(*losses()))
+                parameter[place] -= step
+        return (values[0] - values[1]) / 2e-6
+
+    objective = Objective(ce=(1.0, CrossEntropy()), cam=(alpha, CAMLoss()))
+    parts = objective(observe(net), images, row_target(rows))
+    parts["loss"].backward()
+    l_ce, l_cam_ = losses()
+    assert parts["ce"].item() == pytest.approx(l_ce, rel=1e-6)
+    assert parts["cam"].item() == pytest.approx(l_cam_, rel=1e-12)
+    assert parts["loss"].item() == pytest.approx(l_ce + alpha * l_cam_, rel=1e-6)
+    for place in [(0, 0), (1, 3), (2, 2)]:
+        by_ce = slope(net[4].weight, place, lambda ce, cam: ce)
+        assert net[4].weight.grad[place].item() == pytest.approx(by_ce, rel=1e-4, abs=1e-7)
+        assert abs(slope(net[4].weight, place, lambda ce, cam: cam)) > 1e-3  # which Algorithm 1 leaves out
+    for place in [(0, 0, 0, 0), (1, 1, 2, 1), (3, 0, 1, 2)]:
+        by_both = slope(net[0].weight, place, lambda ce, cam: ce + alpha * cam)
+        assert net[0].weight.grad[place].item() == pytest.approx(by_both, rel=1e-4, abs=1e-7)
+
+
+@pytest.mark.parametrize(
+    "term", [CAMLoss(), CAMLoss(p=2), CAMLoss(detach_cam=True), RandomClassCAMLoss()], ids=repr
+)
+def test_the_classifier_gets_no_gradient(term):
+    out = random_output()
+    out.weight.requires_grad_()
+    maps = out.maps[0].requires_grad_()
+    term(output(maps, out.weight), row_target(ROWS["one-hot"]), State()).backward()
+    assert out.weight.grad is None
+    assert maps.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("factor", [1e-2, 1e3])
+def test_scaling_the_maps_changes_nothing(factor):
+    out = random_output()
+    target = row_target(ROWS["one-hot"])
+    scaled = CAMLoss()(output(factor * out.maps[0], out.weight), target, State())
+    assert scaled.item() == pytest.approx(CAMLoss()(out, target, State()).item(), rel=1e-4)
+
+
+def rank_1(sign):
+    """Every channel shows one pattern s, so that CAAM = (Σ c) s and CAM = (w · c) s."""
+    generator = torch.Generator().manual_seed(4)
+    pattern = torch.rand(N, 1, H, W, dtype=torch.float64, generator=generator)
+    c = torch.rand(C, dtype=torch.float64, generator=generator) + 0.5
+    weight = torch.randn(K, C, dtype=torch.float64, generator=generator)
+    weight *= sign * (weight @ c).sign()[:, None]
+    return output(pattern * c[:, None, None], weight)
+
+
+def test_rank_1_maps_are_a_trivial_solution():
+    """L_cam vanishes where w · c > 0, whatever the pattern; where w · c < 0 the maps are opposites."""
+    target = row_target(ROWS["one-hot"])
+    assert CAMLoss()(rank_1(1), target, State()) < 1e-5
+    assert CAMLoss()(rank_1(-1), target, State()) > 0.1
+
+
+@pytest.mark.parametrize(
+    "term", [CAMLoss(), CAMLoss(p=2), CAMLoss(detach_cam=True), UniformCAMLoss()], ids=repr
+)
+@rows
+def test_a_batch_gives_the_mean_over_its_images(term, rows):
+    out, target = random_output(), row_target(rows)
+    alone = [term(output(out.maps[0][[n]], out.weight), target[[n]], State()).item() for n in range(N)]
+    assert term(out, target, State()).item() == pytest.approx(sum(alone) / N, rel=1e-12)
+    assert 0 < min(alone) < max(alone) < 1
+
+
+@pytest.mark.parametrize("term", [CrossEntropy(), CAMLoss(), CAMLoss(p=2), UniformCAMLoss()], ids=repr)
+def test_half_precision_maps_give_a_float32_loss(term):
+    out = random_output(dtype=torch.float32)
+    half = Output(out.logits.bfloat16(), (out.maps[0].bfloat16(),), out.pooled.bfloat16(), out.weight)
+    target = torch.tensor(ROWS["mixed"])
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = term(half, target, State())
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(term(out, target, State()).item(), abs=0.02)
+
+
+def test_only_the_last_maps_count():
+    out = random_output()
+    more = out._replace(maps=(torch.randn(N, 7, 9, 9), *out.maps))
+    target = row_target(ROWS["one-hot"])
+    assert torch.equal(CAMLoss()(more, target, State()), CAMLoss()(out, target, State()))
+
+
+@pytest.mark.parametrize("p", [0, 3, 1.5, "1"])
+def test_unknown_distance_is_refused(p):
+    with pytest.raises(ValueError, match=f"p is {p}, expected 1 .* or 2"):
+        CAMLoss(p=p)
+
+
+def marked():
+    """Channel k is bright at place k alone, the classifier is the identity: a CAM's peak is its class."""
+    maps = torch.zeros(N, K, 1, K)
+    maps[:, range(K), 0, range(K)] = 1
+    return output(maps, torch.eye(K))
+
+
+@rows
+def test_random_class_is_every_class_that_the_target_rules_out(rows):
+    torch.manual_seed(0)
+    target = torch.tensor(rows).float()
+    drawn = [set() for _ in range(N)]
+    for _ in range(100):
+        for n, place in enumerate(RandomClassCAMLoss().guide(marked(), target).flatten(1).argmax(1).tolist()):
+            drawn[n].add(place)
+    assert drawn == [{k for k in range(K) if row[k] == 0} for row in rows]
+
+
+def test_random_class_gives_l_cam_of_the_drawn_class():
+    """With two classes there is only one to draw."""
+    out = random_output()
+    out = output(out.maps[0], out.weight[:2])
+    found = RandomClassCAMLoss()(out, row_target([[1, 0], [0, 1], [1, 0]]), State()).item()
+    assert found == pytest.approx(l_cam(out.maps[0], out.weight, [[0, 1], [1, 0], [0, 1]]), rel=1e-12)
+
+
+def test_random_class_follows_the_global_seed():
+    out, target = random_output(), row_target(ROWS["one-hot"])
+    values = []
+    for seed in (1, 1, 2, 3, 4):
+        torch.manual_seed(seed)
+        values.append(RandomClassCAMLoss()(out, target, State()).item())
+    assert values[0] == values[1]
+    assert len(set(values)) > 2
+
+
+def test_random_class_needs_a_class_to_draw():
+    target = row_target([[1, 0, 0, 0, 0], [1, 1, 0.5, 1, 1], [0, 1, 0, 0, 0]])
+    with pytest.raises(
+        ValueError, match="a target row has every class positive, so no other class can be drawn"
+    ):
+        RandomClassCAMLoss()(random_output(), target, State())
+
+
+@powers
+def test_uniform_guide_is_one_half(p):
+    out = random_output()
+    expected = l_cam(out.maps[0], out.weight, ROWS["one-hot"], p, guides=[[0.5] * (H * W)] * N)
+    assert UniformCAMLoss(p=p)(out, row_target(ROWS["one-hot"]), State()).item() == pytest.approx(
+        expected, rel=1e-12
+    )

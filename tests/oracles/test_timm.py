@@ -1,0 +1,72 @@
+"""timm's models under `observe` (CAM-loss, Eq. 1)."""
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from camlib.losses import CAMLoss
+from camlib.objective import State
+from camlib.observe import NotObservable, observe
+from camlib.target import one_hot
+
+K = 5
+IMAGES = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "cspresnet50",
+        "densenet121",
+        "efficientnet_b0",
+        "legacy_xception",
+        "mobilenetv2_100",
+        "regnety_004",
+        "repvgg_a0",
+        "res2net50_26w_4s",
+        "resnet18",
+        "resnest14d",
+        "rexnet_100",
+        "seresnet50",
+        "vovnet39a",
+        "wide_resnet50_2",
+    ],
+)
+def test_timm_models_show_what_they_classify_by(name):
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=K, drop_rate=0.2)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+    with torch.no_grad():
+        model.train()(torch.randn(4, 3, 96, 96))
+        nn.init.normal_(model.get_classifier().weight)
+    observed = observe(model.eval())
+    with torch.no_grad():
+        out, expected = observed(IMAGES), model(IMAGES)
+    assert torch.equal(out.logits, expected)
+    explained = expected - observed.head.bias
+    assert explained.std() > 1e-4
+    means = torch.einsum("ik,nkyx->ni", out.weight, out.maps[-1]) / out.maps[-1][0, 0].numel()
+    torch.testing.assert_close(means, explained, rtol=1e-4, atol=1e-4 * explained.abs().max().item())
+
+    trained = observed.train()(IMAGES)
+    CAMLoss()(trained, one_hot(torch.tensor([0, 3]), K), State()).backward()
+    first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
+    assert first.weight.grad.isfinite().all()
+    assert first.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("convnext_atto", r"in front of the classifier 'head\.fc' stands 'head_norm' \(LayerNorm2d\)"),
+        ("vit_tiny_patch16_224", r"in front of the classifier 'head' stands 'getitem\w*' \(getitem\)"),
+        ("resnetv2_50", r"does not end in a linear layer but in 'head_fc' \(Conv2d\)"),
+        ("mobilenetv3_small_100", r"does not end in a linear layer but in 'classifier' \(Linear\)"),
+    ],
+)
+def test_timm_models_without_maps_are_refused(name, message):
+    with pytest.raises(NotObservable, match=message):
+        observe(timm.create_model(name))

@@ -1,0 +1,433 @@
+"""Foreign classifiers under `observe`: what it returns, and what it refuses (CAM-loss, Eq. 1)."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from camlib.losses import CAMLoss
+from camlib.models import create
+from camlib.objective import State
+from camlib.observe import NotObservable, observe
+from camlib.target import one_hot
+
+K = 5
+FOREIGN = {
+    "resnet18": {},
+    "resnext50_32x4d": {},
+    "densenet121": {},
+    "mobilenet_v2": {},
+    "efficientnet_b0": {},
+    "regnet_y_400mf": {},
+    "shufflenet_v2_x0_5": {},
+    "mnasnet0_5": {},
+    "googlenet": {"init_weights": False},
+    "wide_resnet50_2": {},
+}
+
+
+def pixels(count=2, size=64):
+    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+
+def mean_cam(out):
+    """1/(HW) Σ_xy Σ_k w_k^i f_k(x, y) for every class i, without the bias."""
+    return torch.einsum("ik,nkyx->ni", out.weight, out.maps[-1]) / out.maps[-1][0, 0].numel()
+
+
+@pytest.fixture(scope="module", params=FOREIGN)
+def foreign(request):
+    """A model with statistics of real batches: at initialisation some nets return little but their bias."""
+    torch.manual_seed(0)
+    model = getattr(torchvision.models, request.param)(weights=None, num_classes=K, **FOREIGN[request.param])
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+    with torch.no_grad():
+        model.train()(pixels(4))
+    return model
+
+
+def test_a_foreign_model_shows_what_it_classifies_by(foreign):
+    foreign.eval()
+    observed, images = observe(foreign), pixels()
+    assert not observed.training
+    with torch.no_grad():
+        out, expected = observed(images), foreign(images)
+    assert torch.equal(out.logits, expected)
+    explained = expected - observed.head.bias
+    assert explained.std() > 1e-4
+    torch.testing.assert_close(mean_cam(out), explained, rtol=1e-4, atol=1e-4 * explained.abs().max().item())
+    torch.testing.assert_close(out.pooled, out.maps[-1].mean((2, 3)), rtol=1e-4, atol=1e-6)
+    assert out.weight is observed.head.weight
+    assert out.weight.shape == (K, out.pooled.shape[1])
+    assert out.gate is None
+    sizes = [tuple(maps.shape[2:]) for maps in out.maps]
+    assert sizes == sorted(set(sizes), reverse=True), "one stage for each resolution, from fine to coarse"
+    assert len(observed.stages) == len(sizes) >= 4
+
+
+def test_a_foreign_model_learns_through_its_maps(foreign):
+    foreign.train().zero_grad()
+    observed = observe(foreign)
+    assert observed.training
+    out = observed(pixels())
+    CAMLoss()(out, one_hot(torch.tensor([0, 3]), K), State()).backward()
+    gradient = next(m for m in foreign.modules() if isinstance(m, nn.Conv2d)).weight.grad
+    assert gradient.isfinite().all()
+    assert gradient.abs().sum() > 0
+
+
+def test_a_foreign_model_and_its_observed_form_share_their_state(foreign):
+    observed = observe(foreign)
+    theirs = dict(foreign.named_parameters()) | dict(foreign.named_buffers())
+    ours = dict(observed.graph.named_parameters()) | dict(observed.graph.named_buffers())
+    for name, tensor in ours.items():
+        assert tensor is theirs[name]
+    assert {name for name in theirs.keys() - ours.keys() if not name.startswith("aux")} == set()
+
+
+class Wrapped(nn.Module):
+    """A trunk that pools, a head of its own, a transformation of its own: as people write them."""
+
+    class Standardise(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("mean", torch.full((3, 1, 1), 0.4))
+
+        def forward(self, images):
+            return images - self.mean
+
+    class Pool(nn.Module):
+        def forward(self, maps):
+            return maps.mean((2, 3))
+
+    class Head(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(64, K)
+
+        def forward(self, features):
+            return self.linear(features)
+
+    def __init__(self):
+        super().__init__()
+        self.before = self.Standardise()
+        self.trunk = create("resnet8", K)
+        self.trunk.avgpool, self.trunk.fc = self.Pool(), nn.Identity()
+        self.head = self.Head()
+
+    def forward(self, images):
+        return self.head(self.trunk(self.before(images)))
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        Wrapped,
+        lambda: nn.Sequential(Wrapped.Standardise(), create("resnet8", K)),
+        lambda: nn.Sequential(create("resnet8", K), nn.Identity(), nn.Flatten()),
+        lambda: nn.Sequential(
+            nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.AvgPool2d(16), nn.Flatten(), nn.Linear(8, K)
+        ),
+    ],
+    ids=["own modules", "model in a model", "nothing after the classifier", "fixed window"],
+)
+def test_models_as_people_write_them(build, capsys):
+    model = build().eval()
+    out = observe(model)(pixels(size=32))
+    assert torch.equal(out.logits, model(pixels(size=32)))
+    bias = next(m.bias for m in model.modules() if isinstance(m, nn.Linear))
+    torch.testing.assert_close(mean_cam(out) + bias, out.logits)
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_precisions(dtype):
+    model = create("resnet8", K).to(dtype).eval()
+    out = observe(model)(pixels(size=32).to(dtype))
+    assert out.logits.dtype == out.maps[-1].dtype == dtype
+    assert torch.equal(out.logits, model(pixels(size=32).to(dtype)))
+
+
+def test_a_model_on_the_meta_device_can_be_observed():
+    with torch.device("meta"):
+        observed = observe(torchvision.models.resnet18(num_classes=K))
+        assert observed(torch.empty(2, 3, 64, 64)).maps[-1].shape == (2, 512, 2, 2)
+
+
+def test_maps_of_a_resnet_are_its_stages_after_the_activation():
+    model = create("resnet20", K).eval()
+    observed, images = observe(model), pixels(size=32)
+    out = observed(images)
+    assert observed.stages == ("layer1.2", "layer2.2", "layer3.2")
+    assert [tuple(maps.shape) for maps in out.maps] == [(2, 16, 32, 32), (2, 32, 16, 16), (2, 64, 8, 8)]
+    maps = model.relu(model.bn1(model.conv1(images)))
+    for found, layer in zip(out.maps, (model.layer1, model.layer2, model.layer3), strict=True):
+        maps = layer(maps)
+        assert torch.equal(found, maps)
+        assert maps.min() == 0
+
+
+def test_maps_of_a_densenet_include_its_functional_relu():
+    model = torchvision.models.densenet121(num_classes=K).eval()
+    with torch.no_grad():
+        found, expected = observe(model)(pixels()).maps[-1], F.relu(model.features(pixels()))
+    assert torch.equal(found, expected)
+    assert found.min() == 0
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        (("layer2", "layer3"), ("layer2.0", "layer3.0")),
+        (("layer1.0",), ("layer1.0", "layer3.0")),
+        (("conv1", "layer2"), ("conv1", "layer2.0", "layer3.0")),
+        ((), ("layer3.0",)),
+    ],
+)
+def test_stages_by_name(asked, found):
+    model = create("resnet8", K).eval()
+    observed, images = observe(model, stages=asked), pixels(size=32)
+    seen = {}
+    for name in found:
+        model.get_submodule(name).register_forward_hook(
+            lambda *call, name=name: seen.update({name: call[2].clone()})
+        )
+    out = observed(images)
+    assert observed.stages == found
+    for name, maps in zip(found, out.maps, strict=True):
+        assert torch.equal(maps, seen[name])
+
+
+@pytest.mark.parametrize("name", ["layer4", "layer1.0.conv1", "avgpool", "fc", "layer"])
+def test_unknown_stages_are_answered_with_those_there_are(name):
+    with pytest.raises(
+        NotObservable, match=f"no stage '{name}'; it has conv1, bn1, relu, layer1.0, layer2.0, layer3.0$"
+    ):
+        observe(create("resnet8", K), stages=(name,))
+
+
+class Functional(nn.Module):
+    def __init__(self, call, features=8):
+        super().__init__()
+        self.conv, self.fc, self.call = nn.Conv2d(3, 8, 3), nn.Linear(features, K), call
+
+    def forward(self, images):
+        return self.call(self, self.conv(images))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "vgg11",
+            r"in front of the classifier 'classifier\.6' stands 'classifier_4' \(ReLU\), not global average",
+        ),
+        ("alexnet", r"in front of the classifier 'classifier\.6' stands 'classifier_5' \(ReLU\)"),
+        ("squeezenet1_1", r"SqueezeNet does not end in a linear layer but in 'flatten' \(flatten\)"),
+        (
+            "mobilenet_v3_small",
+            r"in front of the classifier 'classifier\.3' stands 'classifier_1' \(Hardswish\)",
+        ),
+        ("vit_b_16", r"in front of the classifier 'heads\.head' stands 'getitem\w*' \(getitem\)"),
+        (
+            "convnext_tiny",
+            r"in front of the classifier 'classifier\.2' stands 'classifier_0' \(LayerNorm2d\)",
+        ),
+    ],
+)
+def test_models_without_global_average_pooling_are_refused(name, message):
+    with torch.device("meta"):
+        model = getattr(torchvision.models, name)(weights=None)
+    with pytest.raises(NotObservable, match=message):
+        observe(model)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (nn.Sequential(nn.Flatten(), nn.Linear(12, K)), "has no 2-d convolution, so it has no maps"),
+        (
+            nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, K)),
+            "the classifier '3' takes 32 features of 8 channels, so its input is not a mean over the",
+        ),
+        (
+            nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(8, K)),
+            r"stands '_1' \(AdaptiveMaxPool2d\), not global average pooling",
+        ),
+        (
+            Functional(lambda net, maps: net.fc(maps.amax((2, 3)))),
+            r"stands 'amax' \(amax\), not global average",
+        ),
+        (
+            Functional(lambda net, maps: net.fc(maps.mean((2, 3))).exp()),
+            r"not end in a linear layer but in 'exp' \(exp\)",
+        ),
+        (
+            Functional(lambda net, maps: (net.fc(maps.mean((2, 3))), maps)),
+            "not end in a linear layer but in a tuple",
+        ),
+        (
+            Functional(lambda net, maps: net.fc(maps.mean((2, 3)) if maps.sum() > 0 else maps.amax((2, 3)))),
+            "Functional cannot be traced symbolically: symbolically traced variables cannot be used as",
+        ),
+        (
+            Functional(lambda net, maps: net.fc(maps.mean((2, 3))), features=9),
+            "does not run on square images of 224, 64,",
+        ),
+        (
+            Functional(lambda net, maps: net.fc(F.alpha_dropout(maps.mean((2, 3)), 0.5, net.training))),
+            "Functional calls alpha_dropout with training=False, which tracing would freeze",
+        ),
+    ],
+    ids=[
+        "no maps",
+        "2×2 pooling",
+        "max",
+        "functional max",
+        "exp",
+        "tuple",
+        "branch",
+        "does not run",
+        "alpha dropout",
+    ],
+)
+def test_what_stands_in_the_way_is_named(model, message, capsys):
+    modes = [module.training for module in model.eval().modules()]
+    with pytest.raises(NotObservable, match=message):
+        observe(model)
+    assert [module.training for module in model.modules()] == modes
+    assert capsys.readouterr() == ("", "")
+
+
+def test_observing_leaves_every_mode_as_it_was():
+    model = create("resnet8", K)
+    model.bn1.eval()
+    modes = [module.training for module in model.modules()]
+    observe(model)
+    assert [module.training for module in model.modules()] == modes
+
+
+def test_observed_and_model_change_mode_together():
+    model = create("resnet8", K)
+    observed = observe(model)
+    for switch, expected in ((observed.eval, False), (observed.train, True)):
+        switch()
+        assert {m.training for m in model.modules() if isinstance(m, nn.BatchNorm2d)} == {expected}
+
+
+@pytest.mark.parametrize(
+    ("call", "share"),
+    [
+        (lambda net, maps: net.fc(F.dropout(maps.mean((2, 3)), 0.8, net.training)), 0.8),
+        (lambda net, maps: net.fc(F.dropout(maps.mean((2, 3)), p=0.3, training=net.training)), 0.3),
+        (lambda net, maps: net.fc(F.dropout(maps.mean((2, 3)), training=net.training)), 0.5),
+        (lambda net, maps: net.fc(F.dropout2d(maps, 0.6, net.training).mean((2, 3))), 0.6),
+    ],
+)
+def test_functional_dropout_follows_train_and_eval(call, share):
+    torch.manual_seed(0)
+    model = Functional(call)
+    observed = observe(model)
+    with torch.no_grad():
+        model.fc.weight.copy_(torch.eye(K, 8))
+        model.fc.bias.zero_()
+        images = pixels(400, size=4)
+        for _ in range(2):
+            dropped = (observed.train()(images).logits == 0).float().mean().item()
+            assert dropped == pytest.approx(share, abs=0.05)
+            assert torch.equal(observed.eval()(images).logits, model.eval()(images))
+
+
+def test_drop_paths_of_blocks_follow_train_and_eval():
+    """A block without convolution stays whole, or its stochastic depth would be traced in evaluation mode."""
+
+    class Path(nn.Module):
+        def forward(self, maps):
+            return maps * 0 if self.training else maps
+
+    observed = observe(nn.Sequential(nn.Conv2d(3, 8, 3), Path(), nn.ReLU(), Wrapped.Pool(), nn.Linear(8, K)))
+    assert observed.train()(pixels()).maps[-1].abs().sum() == 0
+    assert observed.eval()(pixels()).maps[-1].abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (
+            torch.zeros(2, 3, 32, 32, dtype=torch.uint8),
+            "images have dtype torch.uint8, expected floating point: normalise",
+        ),
+        (
+            torch.zeros(2, 1, 32, 32),
+            r"images have shape \(2, 1, 32, 32\), expected \(N, 3, H, W\): .* for 3 channels",
+        ),
+        (torch.zeros(3, 32, 32), r"images have shape \(3, 32, 32\), expected \(N, 3, H, W\)"),
+    ],
+)
+def test_images_that_do_not_fit(images, message):
+    with pytest.raises(ValueError, match=message):
+        observe(create("resnet8", K))(images)
+
+
+def test_grey_images():
+    out = observe(create("resnet8", K, in_channels=1))(torch.randn(2, 1, 28, 28))
+    assert out.maps[-1].shape == (2, 64, 7, 7)
+
+
+def test_autocast_changes_the_maps_and_little_else():
+    observed = observe(create("resnet8", K).eval())
+    with torch.autocast("cpu", torch.bfloat16):
+        half = observed(pixels(size=32))
+    full = observed(pixels(size=32))
+    assert half.logits.dtype == half.maps[-1].dtype == torch.bfloat16
+    assert half.weight.dtype == torch.float32
+    torch.testing.assert_close(
+        half.logits.float(), full.logits, rtol=0.05, atol=0.05 * full.logits.abs().max().item()
+    )
+    CAMLoss()(half, one_hot(torch.tensor([0, 3]), K), State()).backward()
+    assert observed.graph.conv1.weight.grad.abs().sum() > 0
+
+
+def test_a_copy_is_independent():
+    observed = observe(create("resnet8", K).eval())
+    twin, images = copy.deepcopy(observed), pixels(size=32)
+    before = observed(images)
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter.zero_()
+    assert torch.equal(observed(images).logits, before.logits)
+    after = twin(images)
+    assert after.weight is twin.head.weight
+    assert after.logits.abs().sum() == 0
+
+
+def test_a_reloaded_state_gives_the_same_output():
+    first, second = (observe(create("resnet8", K).eval()) for _ in range(2))
+    second.load_state_dict(first.state_dict())
+    assert torch.equal(second(pixels(size=32)).logits, first(pixels(size=32)).logits)
+
+
+def test_distributed_data_parallel_gives_the_same_gradients(tmp_path):
+    def gradients(observed, module):
+        observed.zero_grad()
+        out = module(pixels(size=32))
+        loss = out.logits.square().mean() + CAMLoss()(out, one_hot(torch.tensor([0, 3]), K), State())
+        loss.backward()
+        return {name: parameter.grad.clone() for name, parameter in observed.named_parameters()}
+
+    observed = observe(create("resnet8", K))
+    expected = gradients(observed, observed)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        parallel = DistributedDataParallel(observed)
+        for _ in range(2):
+            found = gradients(observed, parallel)
+    finally:
+        torch.distributed.destroy_process_group()
+    torch.testing.assert_close(found, expected)

@@ -1,0 +1,144 @@
+"""Running a cell: from its name to a record that the tables accept."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import samples
+import torch
+
+from camlib import records
+from camlib.data import DataError, datasets
+from camlib.names import UnknownName
+from camlib.recipes import Cell, Experiment, NotRunnable, call, cell
+from camlib.run import checkpoints, loaders, run
+from camlib.train import Recipe, ResumeError
+
+TERMS = {"ce": (1.0, call("CrossEntropy")), "cam": (call("step_at", start=1, value=3.0), call("CAMLoss"))}
+TINY = Experiment("resnet8", "scenes", TERMS, Recipe(epochs=2), 32, train_images=96, test_images=40)
+
+
+@pytest.fixture(autouse=True)
+def few_images(monkeypatch):
+    monkeypatch.setattr("camlib.run.load", samples.load_few)
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    return {split: samples.load_few("scenes", split, None) for split in ("train", "test")}
+
+
+def tiny(column="cam", experiment=TINY, shared=None):
+    return Cell("cam-table-1", "resnet20", column, experiment=experiment, shared=shared)
+
+
+def train(cell, out, seed=0, **more):
+    return run(cell, "paper", seed, out=out, progress=False, **more)
+
+
+def test_the_record_holds_what_the_schema_asks_and_can_be_appended(tmp_path, scenes):
+    record = train(tiny(), tmp_path, seed=3)
+    assert record.finished
+    assert records.append(record, tmp_path / "records")
+    line = records.load("cam-table-1", tmp_path / "records").iloc[0]
+    assert (line["table"], line["row"], line["column"]) == ("cam-table-1", "resnet20", "cam")
+    assert (line["preset"], line["seed"], line["net"], line["data"]) == ("paper", 3, "resnet8", "scenes")
+    assert line["loader"]["images"] == 96
+    assert line["metrics.accuracy"] * 40 == pytest.approx(round(line["metrics.accuracy"] * 40))
+    first = scenes["train"]._replace(images=scenes["train"].images[:96], labels=scenes["train"].labels[:96])
+    assert line["data_checksum"]["train"] == first.checksum != scenes["train"].checksum
+    assert len(line["history"]) == 2
+    assert "train_cam" not in line["history"][0]  # its weight is 0 before epoch 1
+    assert math.isfinite(line["history"][1]["train_cam"])
+
+
+def test_a_finished_run_started_again_is_the_same_run(tmp_path):
+    first, again = (train(tiny(), tmp_path) for _ in range(2))
+    assert first.history == again.history
+    assert records.append(first, tmp_path)
+    assert not records.append(again, tmp_path)
+
+
+def test_checkpoints_of_every_run_have_a_folder_of_their_own(tmp_path):
+    train(tiny(), tmp_path, seed=2)
+    folder = checkpoints(tiny(), "paper", 2, tmp_path)
+    assert folder == tmp_path / "cam-table-1/resnet20/cam/paper/seed-2"
+    assert list(folder.glob("*.pt"))
+
+
+def test_a_shared_cell_runs_and_records_as_the_cell_it_shares(tmp_path):
+    shared = Cell("cam-controls", "resnet56", "uniform", experiment=TINY, shared="cam-table-1/resnet20/cam")
+    record = train(shared, tmp_path)
+    names = [record.about[name] for name in ("table", "row", "column")]
+    assert names == ["cam-table-1", "resnet20", "cam"]
+    assert checkpoints(shared, "paper", 0, tmp_path) == checkpoints(tiny(), "paper", 0, tmp_path)
+
+
+def test_two_arms_of_one_seed_start_alike_and_two_seeds_do_not(tmp_path):
+    """Before epoch 1 the weight of L_cam is 0, so the first epochs are the same to the last bit."""
+    ce = tiny("ce", replace(TINY, terms={"ce": TERMS["ce"]}))
+    losses = {
+        (arm.column, seed): [entry["train_loss"] for entry in train(arm, tmp_path, seed=seed).history]
+        for arm, seed in ((ce, 0), (tiny(), 0), (ce, 1))
+    }
+    assert losses["ce", 0][0] == losses["cam", 0][0]
+    assert losses["ce", 0][1] != losses["cam", 0][1]
+    assert losses["ce", 0][0] != losses["ce", 1][0]
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_same_end(tmp_path):
+    whole = train(tiny(), tmp_path / "whole")
+    stopped = train(tiny(), tmp_path / "parts", time_limit=0)
+    assert not stopped.finished
+    with pytest.raises(records.RecordError, match="epochs are done"):
+        records.append(stopped, tmp_path)
+    resumed = train(tiny(), tmp_path / "parts")
+    assert resumed.finished
+    assert resumed.metrics == whole.metrics
+
+
+def test_another_recipe_in_the_same_folder_is_refused_with_the_difference(tmp_path):
+    train(tiny(), tmp_path)
+    other = tiny(experiment=replace(TINY, recipe=replace(TINY.recipe, learning_rate=0.05)))
+    with pytest.raises(ResumeError, match=r"recipe\.learning_rate was 0\.1, now 0\.05"):
+        train(other, tmp_path)
+
+
+def test_unknown_preset_and_a_cell_without_recipe(tmp_path):
+    with pytest.raises(UnknownName, match="no preset is called 'papper'"):
+        run(tiny(), "papper", 0, out=tmp_path)
+    with pytest.raises(NotRunnable, match="has no recipe"):
+        run(cell("cam-table-1/resnet50/ce"), "paper", 0, out=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_data_are_an_error_before_anything_is_written(tmp_path):
+    real = tiny(experiment=replace(TINY, data="cifar100"))
+    with pytest.raises(DataError, match=r"CIFAR-100 is not in .*empty.*data get cifar100"):
+        train(real, tmp_path / "out", data=tmp_path / "empty")
+    assert not (tmp_path / "out").exists()
+
+
+def test_grey_images_get_a_net_with_one_channel(tmp_path, monkeypatch, scenes):
+    def grey(name, split, root):
+        return scenes[split]._replace(images=scenes[split].images[:, :1], masks=None)
+
+    monkeypatch.setattr("camlib.run.load", grey)
+    record = train(tiny(experiment=replace(TINY, data="mnist")), tmp_path)
+    assert record.finished
+    assert record.about["data"] == "mnist"
+
+
+def test_loaders_normalise_both_splits_by_the_training_images_and_augment_only_those(scenes):
+    train_loader, test_loader = loaders(TINY, scenes["train"], scenes["test"], seed=5)
+    mean, std = datasets.statistics(scenes["train"].images)
+    for loader in (train_loader, test_loader):
+        torch.testing.assert_close(loader.mean.flatten(), mean)
+        torch.testing.assert_close(loader.std.flatten(), std)
+        assert loader.seed == 5
+    assert (train_loader.batch_size, train_loader.augment, train_loader.shuffle) == (
+        32,
+        ("crop", "flip"),
+        True,
+    )
+    assert (test_loader.augment, test_loader.shuffle) == ((), False)

@@ -1,0 +1,60 @@
+"""Trained nets that ship with the book."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from camlib import checkpoint, models, recipes, records, weights
+from camlib.package_data import package_data
+
+CELL = recipes.cell("cam-scenes/resnet8/ce")
+
+
+def save_run(folder, epoch):
+    net = models.create("resnet8", 10)
+    checkpoint.save({"epoch": epoch, "model": net.state_dict()}, folder / CELL.runs / "paper" / "seed-3", epoch, 0)
+    return net
+
+
+def test_kept_weights_come_back_to_half_precision(tmp_path):
+    net = save_run(tmp_path / "runs", CELL.experiment.recipe.epochs)
+    path = weights.keep(CELL, "paper", 3, tmp_path / "runs", tmp_path / "kept")
+    assert path.stat().st_size < 400_000
+    back = weights.trained(CELL.name, "paper", 3, tmp_path / "kept")
+    assert not back.training
+    for name, tensor in net.state_dict().items():
+        torch.testing.assert_close(back.state_dict()[name], tensor, rtol=1e-3, atol=1e-4)
+
+
+def test_an_unfinished_run_is_not_kept(tmp_path):
+    save_run(tmp_path, 1)
+    with pytest.raises(FileNotFoundError, match="no checkpoint of a finished run"):
+        weights.keep(CELL, "paper", 3, tmp_path, tmp_path / "kept")
+    assert not (tmp_path / "kept").exists()
+
+
+def test_missing_weights_name_the_command_that_makes_them(tmp_path):
+    with pytest.raises(FileNotFoundError, match="python -m camlib run cam-scenes/resnet8/ce --preset paper --seed 9"):
+        weights.trained(CELL.name, "paper", 9, tmp_path)
+
+
+def test_every_kept_net_loads_and_has_its_record():
+    kept = sorted(package_data("checkpoints").rglob("*.pt"))
+    assert kept
+    for path in kept:
+        row, column, preset, _, seed = path.stem.rsplit("-", 4)
+        frame = records.load(path.parent.name)
+        found = frame[(frame["row"] == row) & (frame["column"] == column) & (frame["preset"] == preset)]
+        assert int(seed) in set(found["seed"]), f"{path} has no record"
+        net = weights.trained(f"{path.parent.name}/{row}/{column}", preset, int(seed))
+        assert all(tensor.isfinite().all() for tensor in net.state_dict().values())
+        assert path.stat().st_size < 4_000_000
+
+
+def test_the_net_of_another_cell_is_refused(tmp_path):
+    save_run(tmp_path / "runs", CELL.experiment.recipe.epochs)
+    weights.keep(CELL, "paper", 3, tmp_path / "runs", tmp_path)
+    other = replace(CELL, column="cam")
+    with pytest.raises(FileNotFoundError):
+        weights.trained(other.name, "paper", 3, tmp_path)
