@@ -23,9 +23,11 @@ def save(state: dict[str, Any], folder: Path, epoch: int, step: int) -> Path:
     """
     path = folder / f"checkpoint-{epoch:04d}-{step:06d}.pt"
     part = folder / "checkpoint.part"
-    # Through memory, because torch.save hides a full disk behind an error about positions in the file.
+    # Through memory: torch.save hides a full disk behind an error about positions in the file, and what
+    # cannot be read again shall be noticed now, not when it is needed.
     content = io.BytesIO()
     torch.save(state, content)
+    _read(content)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as stream:
@@ -62,9 +64,10 @@ def load_last(folder: Path) -> dict[str, Any] | None:
     paths = _paths(folder)
     for path in reversed(paths):
         try:
-            return _read(path)
+            return _read(io.BytesIO(path.read_bytes()))
         except Exception as error:  # whatever a changed byte may cause
-            warnings.warn(f"checkpoint {path} is damaged and passed over: {error}", stacklevel=2)
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            warnings.warn(f"checkpoint {path} is damaged and passed over: {reason}", stacklevel=2)
     if paths:
         raise OSError(f"no checkpoint in {folder} can be read: delete the folder to start afresh")
     return None
@@ -80,8 +83,7 @@ def _paths(folder: Path) -> list[Path]:
     return sorted(folder.glob("checkpoint-*.pt"))
 
 
-def _read(path: Path) -> dict[str, Any]:
-    content = io.BytesIO(path.read_bytes())
+def _read(content: io.BytesIO) -> dict[str, Any]:
     # torch.load does not notice a changed byte; the zip archive's own checksums do.
     with zipfile.ZipFile(content) as archive:
         changed = archive.testzip()

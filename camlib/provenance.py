@@ -27,7 +27,7 @@ def versions() -> dict[str, str]:
     return {
         "camlib": importlib.metadata.version("camlib"),
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "torchvision": torchvision.__version__,
     }
 

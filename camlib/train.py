@@ -240,9 +240,9 @@ class _Run:
                 f"the last batch has {smallest} images and cannot be shared among {self.world} processes: "
                 "choose another batch size, or fewer processes"
             )
-        layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
+        self.layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
         observed = model if isinstance(model, Observed) else observe(model)
-        self.observed = observed.to(self.device, memory_format=layout)
+        self.observed = observed.to(self.device, memory_format=self.layout)
         self.objective = objective.to(self.device)
         if recipe.compile:
             self.observed.compile_blocks()
@@ -352,6 +352,7 @@ class _Run:
         """Update the weights once. Returns sums over the images: the loss, each term, correct answers."""
         now = self.now
         torch.manual_seed(derived_seed(self.train_loader.seed, now.epoch, now.step, self.rank))
+        images = images.contiguous(memory_format=self.layout)  # an augmentation may leave any layout
         with _autocast(self.device, self.recipe.precision):
             parts = self.objective(self.observed, images, target, state)
         correct = (parts.pop("logits").argmax(1) == target.argmax(1)).sum()
@@ -495,7 +496,7 @@ def evaluate(model: nn.Module, loader: Loader, precision: str = "float32") -> di
         hits = logits.topk(min(5, logits.shape[1]), 1).indices == target.argmax(1, keepdim=True)
         loss = nn.functional.cross_entropy(logits, target, reduction="sum")
         sums[:3] += torch.stack([hits[:, 0].sum(), hits.sum(), loss]).cpu()
-        if step == 0:
+        if step == 0 and loss.isfinite():
             patterns = spatial_rank(out.maps[-1])
             sums[3:] += torch.stack([patterns.effective.sum(), patterns.first_share.sum()]).cpu()
     for module, mode in modes.items():

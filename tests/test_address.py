@@ -41,12 +41,11 @@ def test_book_carries_the_address():
 def test_no_file_carries_another_address_of_the_book():
     """Links to other repositories are fine; a Colab or installation link to one is a leftover."""
     ours = re.compile(
-        r"(colab\.research\.google\.com/github/[\w.-]+/[\w.-]+)|git\+https://(github\.com/[\w.-]+/[\w-]+)"
+        r"(colab\.research\.google\.com/github/[\w.-]+/[\w.-]+)|git\+https://(github\.com/[\w.-]+/[\w.-]+)"
     )
     for path in address.text_files():
-        if path.suffix in {".md", ".ipynb", ".yml", ".cff", ".txt"}:
-            for colab, install in ours.findall(path.read_text("utf8")):
-                assert (colab or install) in {COLAB, REPOSITORY}, path
+        for colab, install in ours.findall(path.read_text("utf8")):
+            assert (colab or install) in {COLAB, REPOSITORY}, path
 
 
 def test_address_must_be_a_repository():

@@ -6,7 +6,6 @@ pyproject.toml holds it; every other file repeats it. tests/test_address.py find
 """
 
 import re
-import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -35,14 +34,9 @@ def current():
 
 
 def text_files():
-    """Every file of the repository, tracked or about to be, that is text."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT, capture_output=True, check=True, text=True,
-    ).stdout  # fmt: skip
-    for name in filter(None, listed.split("\0")):
-        path = ROOT / name
-        if path.suffix in {".md", ".ipynb", ".toml", ".yml", ".cff", ".txt", ".py"} and path.exists():
+    """Every file that may carry the address: those at the root and below book/."""
+    for path in [*ROOT.glob("*"), *(ROOT / "book").rglob("*")]:
+        if path.suffix in {".md", ".ipynb", ".toml", ".yml", ".cff", ".txt"} and path.is_file():
             yield path
 
 

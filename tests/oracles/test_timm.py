@@ -11,26 +11,21 @@ from camlib.observe import NotObservable, observe
 from camlib.target import one_hot
 
 K = 5
-IMAGES = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize(
     "name",
     [
-        "cspresnet50",
         "densenet121",
         "efficientnet_b0",
         "legacy_xception",
         "mobilenetv2_100",
         "regnety_004",
         "repvgg_a0",
-        "res2net50_26w_4s",
         "resnet18",
         "resnest14d",
         "rexnet_100",
-        "seresnet50",
-        "vovnet39a",
-        "wide_resnet50_2",
     ],
 )
 def test_timm_models_show_what_they_classify_by(name):
@@ -40,7 +35,7 @@ def test_timm_models_show_what_they_classify_by(name):
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 1.0
     with torch.no_grad():
-        model.train()(torch.randn(4, 3, 96, 96))
+        model.train()(torch.randn(4, 3, 64, 64))
         nn.init.normal_(model.get_classifier().weight)
     observed = observe(model.eval())
     with torch.no_grad():
