@@ -6,7 +6,7 @@ As a script it is `python -m camlib` with a quick preset of a second, for tests 
 from dataclasses import replace
 from pathlib import Path
 
-from camlib import data, recipes
+from camlib import data, recipes, records
 from camlib.data import ImageSet, Scenes
 from camlib.recipes import Experiment
 from camlib.train import Record
@@ -59,6 +59,13 @@ def record(
         }
         | about,
     )
+
+
+def append_some(folder, writer, count):
+    """What one process does in a test of several."""
+    for i in range(count):
+        # Long lines, so that one write is not whole by luck.
+        records.append(record(seed=100 * writer + i, note="x" * 100_000), folder)
 
 
 def load_few(name: str, split: str, root: Path | None) -> ImageSet:

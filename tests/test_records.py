@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import samples
 from samples import record
 from scipy import stats
 
@@ -171,17 +172,11 @@ def test_the_same_run_is_recorded_once_a_new_run_of_the_same_seed_again(tmp_path
     assert len(records.load(TABLE, tmp_path)) == 2
 
 
-def _append_some(folder, writer, count):
-    for i in range(count):
-        # Long lines, so that one write is not whole by luck.
-        records.append(record(seed=100 * writer + i, note="x" * 100_000), folder)
-
-
 def test_processes_that_append_at_once_lose_nothing(tmp_path):
     # Forked from a server, because torch has threads that a plain fork would cut off.
     start = multiprocessing.get_context("forkserver")
-    start.set_forkserver_preload(["camlib.records"])
-    writers = [start.Process(target=_append_some, args=(tmp_path, writer, 10)) for writer in range(4)]
+    start.set_forkserver_preload(["samples"])
+    writers = [start.Process(target=samples.append_some, args=(tmp_path, writer, 10)) for writer in range(4)]
     for writer in writers:
         writer.start()
     for writer in writers:

@@ -129,10 +129,10 @@ def assert_same(ours, theirs, **tolerance):
 
 
 def comparable(record):
-    """The record without what may differ between two equal runs."""
+    """The record without what may differ between two equal runs; a commit may be made during the tests."""
     plain = dataclasses.asdict(record)
-    for cost in ("wall_seconds", "peak_memory_bytes"):
-        plain.pop(cost)
+    for name in ("wall_seconds", "peak_memory_bytes", "commit"):
+        plain.pop(name)
     return plain | {"history": [{k: v for k, v in e.items() if k != "seconds"} for e in plain["history"]]}
 
 
