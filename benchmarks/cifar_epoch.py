@@ -130,9 +130,7 @@ def main():
         "camlib": ours(*common, torch.bfloat16, torch.channels_last),
         "camlib, float32, channels first": ours(*common, torch.float32, torch.contiguous_format),
     }
-    rounds = [
-        {name: seconds_per_step(steps) for name, steps in arms.items()} for _ in range(options.rounds + 1)
-    ][1:]
+    rounds = [{name: seconds_per_step(steps) for name, steps in arms.items()} for _ in range(options.rounds + 1)][1:]
     print(f"{options.net}, batch {options.batch}, {options.steps} steps in each of {options.rounds} rounds")
     for name in arms:
         epoch = statistics.median(times[name] for times in rounds) * EPOCH / options.batch

@@ -26,9 +26,7 @@ def report(seconds: dict[str, list[float]], reference: str, target: str = "") ->
     for name, times in seconds.items():
         ratios = sorted(ours / theirs for ours, theirs in zip(times, seconds[reference], strict=True))
         low, high = ratios[len(ratios) // 10], ratios[-1 - len(ratios) // 10]
-        spread = (
-            "" if name == reference else f", ratio {statistics.median(ratios):.3f} ({low:.3f} … {high:.3f})"
-        )
+        spread = "" if name == reference else f", ratio {statistics.median(ratios):.3f} ({low:.3f} … {high:.3f})"
         print(f"  {name}: {1000 * statistics.median(times):.1f} ms{spread}", flush=True)
     rounds = f"median and 10 … 90 % of {len(seconds[reference])} rounds"
     print(f"  ratios to '{reference}', {rounds}{'; target: ' + target if target else ''}")

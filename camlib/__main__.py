@@ -14,6 +14,7 @@ from camlib import data, doctor, recipes, records
 from camlib.names import UnknownName, lookup
 from camlib.run import checkpoints, run
 from camlib.train import NotFiniteError, ResumeError, process_group
+from camlib.weights import keep
 
 # What a user can cause and mend. Anything else is a fault of camlib's and keeps its traceback.
 USER_ERRORS = (
@@ -32,9 +33,7 @@ def _list(arguments: argparse.Namespace) -> int:
         for table in recipes.TABLES.values():
             runs = records.results(table.name, arguments.records)
             print(f"{table.name}: {table.title}")
-            print(
-                f"    {len(table.rows)} rows, {len(table.columns)} columns; runs: {_counts(runs) or 'none'}"
-            )
+            print(f"    {len(table.rows)} rows, {len(table.columns)} columns; runs: {_counts(runs) or 'none'}")
         print("The cells of one: python -m camlib list TABLE")
         return 0
     table = lookup(recipes.TABLES, arguments.table, "table")
@@ -46,9 +45,7 @@ def _list(arguments: argparse.Namespace) -> int:
         try:
             cell.at("paper")
         except recipes.NotRunnable:
-            state += (
-                "; no recipe" if cell.experiment is None else f"; net {cell.experiment.net} is not built yet"
-            )
+            state += "; no recipe" if cell.experiment is None else f"; net {cell.experiment.net} is not built yet"
         print(f"{cell.name:<{width}}  {state}{f' (the runs of {cell.shared})' if cell.shared else ''}")
     return 0
 
@@ -86,9 +83,7 @@ def _run(arguments: argparse.Namespace) -> int:
                 time_limit=arguments.time_limit,
             )
     except KeyboardInterrupt:
-        print(
-            "interrupted; the same command goes on from the last checkpoint, if there is one", file=sys.stderr
-        )
+        print("interrupted; the same command goes on from the last checkpoint, if there is one", file=sys.stderr)
         return 130
     if not first:
         return 0
@@ -100,6 +95,8 @@ def _run(arguments: argparse.Namespace) -> int:
     print(f"{which}: test accuracy {record.metrics['accuracy']:.2%}")
     path = records.path_of(record.about["table"], folder)
     print(f"recorded in {path}" if added else f"this run stands in {path} already; nothing was added")
+    if arguments.weights:
+        print(f"weights in {keep(cell, arguments.preset, arguments.seed, arguments.out, arguments.weights)}")
     return 0
 
 
@@ -170,16 +167,12 @@ def _device(name: str) -> torch.device:
     except RuntimeError as error:  # torch lists two dozen kinds of hardware: ours is the shorter answer
         raise argparse.ArgumentTypeError(f"no device is called '{name}'; this machine has {here}") from error
     if device.type == "cuda" and device.index is None:
-        device = torch.device(
-            "cuda", int(os.environ.get("LOCAL_RANK", "0"))
-        )  # each of torchrun's processes its own
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))  # torchrun: one each
     try:
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:  # an assertion where torch was built without CUDA
         reason = str(error).splitlines()[0]
-        raise argparse.ArgumentTypeError(
-            f"'{name}' cannot be used: {reason}; this machine has {here}"
-        ) from error
+        raise argparse.ArgumentTypeError(f"'{name}' cannot be used: {reason}; this machine has {here}") from error
     return device
 
 
@@ -197,9 +190,7 @@ def _number_from_0(kind: type) -> Callable[[str], float]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m camlib", description="CAM-loss, ICASC and CC-Loss, reproduced."
-    )
+    parser = argparse.ArgumentParser(prog="python -m camlib", description="CAM-loss, ICASC and CC-Loss, reproduced.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     presets = ", ".join(recipes.PRESETS)
 
@@ -220,6 +211,7 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=Path, default=Path("runs"), help="folder for checkpoints and records (default: runs)"
     )
     run_.add_argument("--records", type=Path, help="folder for the record (default: OUT/records)")
+    run_.add_argument("--weights", type=Path, help="folder for the trained net in half precision (default: not kept)")
     run_.add_argument(
         "--time-limit",
         type=_number_from_0(float),
@@ -232,9 +224,7 @@ def _parser() -> argparse.ArgumentParser:
     table.add_argument("table", metavar="TABLE")
     table.add_argument("--preset", default="paper", help=f"one of {presets} (default: paper)")
     for reader in (list_, table):
-        reader.add_argument(
-            "--records", type=Path, help="folder of the records (default: those that come with camlib)"
-        )
+        reader.add_argument("--records", type=Path, help="folder of the records (default: those that come with camlib)")
 
     about_data = "the data sets in CAMLIB_DATA"
     data_ = commands.add_parser("data", help=about_data, description=about_data)

@@ -54,10 +54,11 @@ class Book:
         figure.savefig(stream, format="png", dpi=160, facecolor="white", bbox_inches="tight", pad_inches=0.12)
         pyplot.close(figure)
         picture = base64.b64encode(stream.getvalue()).decode()
+        style = f"max-width: min(100%, {figure.get_figwidth() * 90:.0f}px); height: auto"
         display(
             HTML(
                 f'<figure style="margin: 1em 0"><img src="data:image/png;base64,{picture}" '
-                f'alt="{html.escape(alt)}" style="max-width: min(100%, {figure.get_figwidth() * 90:.0f}px); height: auto">'
+                f'alt="{html.escape(alt)}" style="{style}">'
                 f"<figcaption>{html.escape(caption)}</figcaption></figure>"
             )
         )
@@ -87,7 +88,9 @@ class Book:
             print("No answer yet: replace None above and run both cells again.")
             return
         try:
-            torch.testing.assert_close(torch.as_tensor(answer).double(), torch.as_tensor(expected()).double(), rtol=1e-3, atol=1e-3)
+            torch.testing.assert_close(
+                torch.as_tensor(answer).double(), torch.as_tensor(expected()).double(), rtol=1e-3, atol=1e-3
+            )
         except AssertionError:
             print(f"Not yet. Hint: {hint}")
         else:

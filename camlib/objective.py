@@ -35,7 +35,7 @@ Weight = float | Callable[[State], float]
 
 
 @dataclass(frozen=True)
-class step_at:  # noqa: N801 - read as a function: cam=(step_at(20, 3.0), CAMLoss())
+class step_at:
     """Weight 0 before epoch `start`, `value` from then on (CAM-loss, Eq. 7).
 
     Attributes:
@@ -50,7 +50,7 @@ class step_at:  # noqa: N801 - read as a function: cam=(step_at(20, 3.0), CAMLos
         return self.value if state.epoch >= self.start else 0.0
 
 
-class after_accuracy(nn.Module):  # noqa: N801 - read as a function, like step_at
+class after_accuracy(nn.Module):
     """Weight 0 until an epoch ends with training accuracy above `threshold`, `value` for good after it.
 
     The adaptive rule of CAM-loss, §3.2. It remembers that it switched on (in a buffer, so a resumed run
@@ -129,8 +129,7 @@ class Objective(nn.Module):
         """Each term with its weight, as text: what a checkpoint and a record remember of the objective."""
         # A function's text ends in its address, which is another one in the next process.
         return {
-            name: re.sub(r" at 0x[0-9a-fA-F]+", "", f"{weight} * {term}")
-            for name, (weight, term) in self.terms.items()
+            name: re.sub(r" at 0x[0-9a-fA-F]+", "", f"{weight} * {term}") for name, (weight, term) in self.terms.items()
         }
 
     def forward(
@@ -164,4 +163,8 @@ class Objective(nn.Module):
             if factor != 0:
                 parts[name] = term(out, target, state)
                 loss = loss + factor * parts[name]
-        return {"loss": loss, **{name: part.detach() for name, part in parts.items()}, "logits": out.logits.detach()}
+        return {
+            "loss": loss,
+            **{name: part.detach() for name, part in parts.items()},
+            "logits": out.logits.detach(),
+        }

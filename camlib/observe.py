@@ -219,7 +219,7 @@ def _pooling(graph: fx.GraphModule, head: fx.Node, shapes: dict[fx.Node, tuple[i
 
 
 def _look_inside(graph: fx.GraphModule, node: object) -> None:
-    """Raise `_Closed` if the node calls a module that may hold a classifier or a pooling: one that is made of others."""
+    """Raise `_Closed` if the node calls a module made of others: it may hold a classifier or a pooling."""
     if isinstance(node, fx.Node) and node.op == "call_module":
         module = graph.get_submodule(node.target)
         own = not type(module).__module__.startswith("torch.nn.")

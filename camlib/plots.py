@@ -74,7 +74,9 @@ def numbers_grid(grids: Mapping[str, Tensor], digits: int = 1) -> tuple[Figure, 
 
 
 def histories(
-    runs: Mapping[str, Sequence[Sequence[Mapping[str, float]]]], panels: Mapping[str, str], percent: Sequence[str] = ()
+    runs: Mapping[str, Sequence[Sequence[Mapping[str, float]]]],
+    panels: Mapping[str, str],
+    percent: Sequence[str] = (),
 ) -> tuple[Figure, str]:
     """Curves over the epochs, one panel per quantity: a thin line per seed, a thick one for their mean.
 
@@ -113,7 +115,11 @@ def seed_dots(values: pandas.DataFrame, value: str, arm: str, panel: str | None 
     panels = [("", values)] if panel is None else list(values.groupby(panel, sort=False))
     arms = list(dict.fromkeys(values[arm]))
     figure, axes = pyplot.subplots(
-        1, len(panels), figsize=(min(7.5, 4.2 * len(panels)), 0.45 * len(arms) + 1.1), squeeze=False, sharey=True
+        1,
+        len(panels),
+        figsize=(min(7.5, 4.2 * len(panels)), 0.45 * len(arms) + 1.1),
+        squeeze=False,
+        sharey=True,
     )
     texts = []
     for axis, (heading, part) in zip(axes[0], panels, strict=True):
@@ -177,7 +183,9 @@ def gradient_paths() -> tuple[Figure, str]:
         axis.add_patch(FancyBboxPatch((x - 0.7, y - 0.24), 1.4, 0.48, boxstyle="round,pad=0.02", fc=face, ec="0.3"))
         axis.text(x, y, name, ha="center", va="center")
 
-    def arrow(start: str, end: str, back: bool = False, colour: str = "0.3", bend: float = 0.0, side: float = 1) -> None:
+    def arrow(
+        start: str, end: str, back: bool = False, colour: str = "0.3", bend: float = 0.0, side: float = 1
+    ) -> None:
         (x0, y0), (x1, y1) = boxes[start], boxes[end]
         shift = side * 0.76
         axis.add_patch(
@@ -193,9 +201,19 @@ def gradient_paths() -> tuple[Figure, str]:
             )
         )
 
-    for start, end in (("image", "backbone θ"), ("backbone θ", "maps f"), ("maps f", "CAAM"), ("maps f", "CAM")):
+    for start, end in (
+        ("image", "backbone θ"),
+        ("backbone θ", "maps f"),
+        ("maps f", "CAAM"),
+        ("maps f", "CAM"),
+    ):
         arrow(start, end)
-    for start, end in (("maps f", "classifier W"), ("CAAM", "L_cam"), ("CAM", "L_cam"), ("classifier W", "L_ce")):
+    for start, end in (
+        ("maps f", "classifier W"),
+        ("CAAM", "L_cam"),
+        ("CAM", "L_cam"),
+        ("classifier W", "L_ce"),
+    ):
         arrow(start, end)
     for start, end, bend in (("L_cam", "CAAM", 0.35), ("L_cam", "CAM", -0.35), ("CAAM", "maps f", 0.35)):
         arrow(start, end, back=True, colour=COLOURS[1], bend=bend, side=-1)
@@ -215,9 +233,7 @@ def gradient_paths() -> tuple[Figure, str]:
     return figure, alt
 
 
-def lines(
-    x: Sequence[float], series: Mapping[str, Sequence[float]], *, xlabel: str, ylabel: str
-) -> tuple[Figure, str]:
+def lines(x: Sequence[float], series: Mapping[str, Sequence[float]], *, xlabel: str, ylabel: str) -> tuple[Figure, str]:
     """Curves over a common horizontal axis."""
     figure, axis = pyplot.subplots(figsize=(4.6, 2.7))
     texts = []

@@ -146,14 +146,11 @@ class Cell:
             UnknownName: the preset is unknown.
         """
         if self.experiment is None:
-            raise NotRunnable(
-                f"{self.name} has no recipe: it stands in its table with the paper's number only"
-            )
+            raise NotRunnable(f"{self.name} has no recipe: it stands in its table with the paper's number only")
         experiment = lookup(PRESETS, preset, "preset")(self.experiment)
         if experiment.net not in NETS:
             raise NotRunnable(
-                f"{self.name} cannot be run: its net {experiment.net} is not built yet; "
-                f"built are {', '.join(NETS)}"
+                f"{self.name} cannot be run: its net {experiment.net} is not built yet; built are {', '.join(NETS)}"
             )
         return experiment
 

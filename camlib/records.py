@@ -237,9 +237,7 @@ def _check_alike(runs: pd.DataFrame, where: str) -> None:
         differing = [name for name in ("net", "data_checksum") if run[name] != first[name]]
         # A recipe that has learnt a new field since still agrees with the older ones.
         common = first["recipe"].keys() & run["recipe"].keys()
-        differing += [
-            f"recipe.{name}" for name in sorted(common) if run["recipe"][name] != first["recipe"][name]
-        ]
+        differing += [f"recipe.{name}" for name in sorted(common) if run["recipe"][name] != first["recipe"][name]]
         if differing:
             raise RecordError(
                 f"{where}: the runs of seeds {first['seed']} and {run['seed']} differ in "
@@ -373,7 +371,7 @@ def verdict(
         _observed(n, mean, half, unit),
         *([] if claim is None else [f"The paper claims {_points(claim, unit)}."]),
         reason,
-        *([f"{alone} seed{'s' if alone > 1 else ''} of one arm alone left out."] if alone else []),
+        *([f"{alone} seed{'s' if alone > 1 else ''} of one arm alone left out."] if n and alone else []),
     ]
     return Verdict(label, " ".join(filter(None, sentences)), n, mean, half)
 
@@ -385,7 +383,8 @@ def _judge(n: int, mean: float, half: float, claim: float | None) -> tuple[str, 
     if n < ENOUGH_SEEDS:
         return "too few seeds", f"Fewer than {ENOUGH_SEEDS} pairs: nothing follows from that."
     if claim is None:
-        return "no claim", "No paper reports this comparison."
+        holds_0 = "holds" if abs(mean) <= half else "does not hold"
+        return "no claim", f"No paper reports this comparison. The interval {holds_0} 0."
     side = -1 if claim < 0 else 1
     low, high = sorted((side * (mean - half), side * (mean + half)))
     holds_claim = low <= abs(claim) <= high

@@ -51,7 +51,7 @@ def run(
     """
     experiment = cell.at(preset)
     train, test = (
-        _first(load(experiment.data, split, data), count)
+        load(experiment.data, split, data, count)
         for split, count in (("train", experiment.train_images), ("test", experiment.test_images))
     )
     table, row, column = cell.runs.split("/")
@@ -100,8 +100,3 @@ def loaders(
         ),
         Loader(test.images, test.labels, batch_size=500, **common),
     )
-
-
-def _first(images: ImageSet, count: int | None) -> ImageSet:
-    masks = None if images.masks is None else images.masks[:count]
-    return images._replace(images=images.images[:count], labels=images.labels[:count], masks=masks)

@@ -8,6 +8,7 @@ from torch import nn
 from camlib import checkpoint, models, recipes
 from camlib.data import manifest
 from camlib.package_data import package_data
+from camlib.run import checkpoints
 
 
 def keep(cell: recipes.Cell, preset: str, seed: int, runs: Path, folder: Path | None = None) -> Path:
@@ -24,7 +25,7 @@ def keep(cell: recipes.Cell, preset: str, seed: int, runs: Path, folder: Path | 
     Raises:
         FileNotFoundError: there is no checkpoint of a finished run.
     """
-    source = runs / cell.runs / preset / f"seed-{seed}"
+    source = checkpoints(cell, preset, seed, runs)
     state = checkpoint.load_last(source)
     if state is None or state["epoch"] != cell.at(preset).recipe.epochs:
         raise FileNotFoundError(f"{source} holds no checkpoint of a finished run: finish it first")

@@ -4,14 +4,12 @@ As a script it is `python -m camlib` with a quick preset of a second, for tests 
 """
 
 from dataclasses import replace
-from pathlib import Path
 
-from camlib import data, recipes, records
-from camlib.data import ImageSet, Scenes
+from camlib import recipes, records
 from camlib.recipes import Experiment
 from camlib.train import Record
 
-load, quick = data.load, recipes.PRESETS["quick"]
+quick = recipes.PRESETS["quick"]
 
 
 def record(
@@ -68,23 +66,13 @@ def append_some(folder, writer, count):
         records.append(record(seed=100 * writer + i, note="x" * 100_000), folder)
 
 
-def load_few(name: str, split: str, root: Path | None) -> ImageSet:
-    """As `camlib.data.load`, but of Scenes only the first hundred of each split."""
-    if name != "scenes":
-        return load(name, split, root)
-    scenes = Scenes(split, count=100)
-    return ImageSet(scenes.images, scenes.labels, scenes.classes, scenes.masks)
-
-
 def tiny(experiment: Experiment) -> Experiment:
     small = replace(quick(experiment), train_images=96, test_images=40, batch_size=32)
     return small.lasting(2)
 
 
 if __name__ == "__main__":
-    import camlib.run
     from camlib.__main__ import main
 
-    camlib.run.load = load_few
     recipes.PRESETS["quick"] = tiny
     raise SystemExit(main())

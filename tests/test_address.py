@@ -27,9 +27,7 @@ REPOSITORY, COLAB, PAGES = address.forms(*address.owner_and_name(URL))
     ],
 )
 def test_file_carries_the_address(file, form):
-    assert form in (ROOT / file).read_text("utf8"), (
-        "run `make address URL=…` with the address of pyproject.toml"
-    )
+    assert form in (ROOT / file).read_text("utf8"), "run `make address URL=…` with the address of pyproject.toml"
 
 
 def test_book_carries_the_address():

@@ -13,9 +13,7 @@ def test_spatial_rank_against_numpy():
     for n in range(3):
         s = np.linalg.svd(maps[n].reshape(5, 8).double().numpy(), compute_uv=False)
         share = [value**2 / sum(s**2) for value in s]
-        assert rank.effective[n].item() == pytest.approx(
-            math.exp(-sum(q * math.log(q) for q in share)), rel=1e-4
-        )
+        assert rank.effective[n].item() == pytest.approx(math.exp(-sum(q * math.log(q) for q in share)), rel=1e-4)
         assert rank.first_share[n].item() == pytest.approx(share[0], rel=1e-4)
 
 
@@ -108,9 +106,7 @@ def test_a_constant_map_points_to_its_first_place():
 @pytest.mark.parametrize("measure", [energy_inside, pointing_game])
 @pytest.mark.parametrize("shape", [(3, 4, 4), (2, 1, 4, 4), (4, 4)])
 def test_maps_and_masks_must_belong_together(measure, shape):
-    with pytest.raises(
-        ValueError, match=r"maps have shape .* and masks \(2, 8, 8\), expected \(N, H, W\) of one N"
-    ):
+    with pytest.raises(ValueError, match=r"maps have shape .* and masks \(2, 8, 8\), expected \(N, H, W\) of one N"):
         measure(torch.zeros(shape), torch.zeros(2, 8, 8, dtype=torch.bool))
 
 

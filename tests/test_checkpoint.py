@@ -127,9 +127,7 @@ def small_files_only():
 
 def test_what_cannot_be_written_leaves_the_earlier_ones_whole(tmp_path, small_files_only):
     write(tmp_path, 1, 2)
-    with pytest.raises(
-        OSError, match=r"checkpoint-0003-000000.pt could not be written: .*too large"
-    ) as error:
+    with pytest.raises(OSError, match=r"checkpoint-0003-000000.pt could not be written: .*too large") as error:
         checkpoint.save({"weight": torch.zeros(2000)}, tmp_path, 3, 0)
     assert "still there: checkpoint-0001-000000.pt, checkpoint-0002-000000.pt" in str(error.value)
     assert names(tmp_path) == ["checkpoint-0001-000000.pt", "checkpoint-0002-000000.pt"]

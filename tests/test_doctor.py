@@ -27,9 +27,7 @@ def test_a_finding_reads_as_one_line():
 
 
 def test_a_set_that_is_not_there_does_not_block():
-    assert found("cifar100") == [
-        doctor.Finding("cifar100", "not there", "python -m camlib data get cifar100")
-    ]
+    assert found("cifar100") == [doctor.Finding("cifar100", "not there", "python -m camlib data get cifar100")]
     assert not any(finding.blocks for finding in doctor.examine())
 
 

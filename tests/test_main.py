@@ -26,7 +26,6 @@ CELL = "cam-table-1/resnet20/cam"
 def small(monkeypatch, tmp_path):
     """Small runs without a progress bar, no real data, and an empty working folder."""
     monkeypatch.setitem(recipes.PRESETS, "quick", samples.tiny)
-    monkeypatch.setattr("camlib.run.load", samples.load_few)
     monkeypatch.setattr("camlib.__main__.run", partial(run, progress=False))
     monkeypatch.setenv("CAMLIB_DATA", str(tmp_path / "data"))
     monkeypatch.chdir(tmp_path)
@@ -66,8 +65,7 @@ def test_run_says_what_it_does_trains_and_records(call, tmp_path):
     announcement, result, where = printed.splitlines()
     folder = "runs/cam-table-1/resnet20/cam/quick/seed-3"
     assert announcement == (
-        f"{CELL}, preset quick, seed 3: resnet8 on scenes for 2 epochs, on cpu; "
-        f"checkpoints in {folder}; from the start"
+        f"{CELL}, preset quick, seed 3: resnet8 on scenes for 2 epochs, on cpu; checkpoints in {folder}; from the start"
     )
     assert re.fullmatch(rf"{CELL}, preset quick, seed 3: test accuracy \d+\.\d\d%", result)
     assert where == "recorded in runs/records/cam-table-1.jsonl"
@@ -238,10 +236,7 @@ def test_list_of_a_table_shows_cells_runs_and_what_cannot_be_run(call, tmp_path)
     assert lines["cam-table-1/resnet56/cam"] == "not run"
     assert lines["cam-table-1/resnet50/ce"] == "not run; no recipe"
     controls = call("list cam-controls --records some")[1]
-    assert (
-        "cam-controls/resnet56/ce            short 2, paper 1 (the runs of cam-table-1/resnet56/ce)"
-        in controls
-    )
+    assert "cam-controls/resnet56/ce            short 2, paper 1 (the runs of cam-table-1/resnet56/ce)" in controls
 
 
 def test_list_names_a_net_that_is_not_built(call, monkeypatch):
@@ -250,9 +245,7 @@ def test_list_names_a_net_that_is_not_built(call, monkeypatch):
 
 
 def test_table_shows_paper_ours_and_the_verdicts(call, tmp_path):
-    fake_runs(
-        tmp_path / "some", "paper", ce=[29.0, 29.1, 28.9, 29.0, 29.0], cam=[27.5, 27.6, 27.5, 27.4, 27.5]
-    )
+    fake_runs(tmp_path / "some", "paper", ce=[29.0, 29.1, 28.9, 29.0, 29.0], cam=[27.5, 27.6, 27.5, 27.4, 27.5])
     code, printed, _ = call("table cam-table-1 --records some")
     assert code == 0
     assert re.search(r"^ResNet-56 +CE loss +28\.80  29\.00 ± 0\.07 \(5\)$", printed, re.MULTILINE)
@@ -263,10 +256,7 @@ def test_table_shows_paper_ours_and_the_verdicts(call, tmp_path):
 
 def test_table_points_to_runs_at_other_presets(call, tmp_path):
     fake_runs(tmp_path / "some", "short", ce=[40], cam=[39])
-    assert (
-        "Runs at other presets: short 2. See them with --preset."
-        in call("table cam-table-1 --records some")[1]
-    )
+    assert "Runs at other presets: short 2. See them with --preset." in call("table cam-table-1 --records some")[1]
     printed = call("table cam-table-1 --records some --preset short")[1]
     assert "too few seeds" in printed
     assert "Short protocol, not a reproduction." in printed
@@ -276,9 +266,7 @@ def test_table_points_to_runs_at_other_presets(call, tmp_path):
 @pytest.mark.parametrize("command", ["list", "list cam-table-1", "table cam-table-1"])
 def test_a_broken_record_is_named_with_its_line(call, tmp_path, command):
     (tmp_path / "cam-table-1.jsonl").write_text('\n{"table": "cam-tab')
-    assert f"{tmp_path}/cam-table-1.jsonl, line 2 is not JSON" in refused(
-        call(f"{command} --records {tmp_path}")
-    )
+    assert f"{tmp_path}/cam-table-1.jsonl, line 2 is not JSON" in refused(call(f"{command} --records {tmp_path}"))
 
 
 # data and doctor

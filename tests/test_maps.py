@@ -30,9 +30,7 @@ def target_of(rows):
 
 def by_loops(entry, shape=(N, H, W)):
     """A map whose value at each place is entry(image, row, column)."""
-    values = [
-        [[float(entry(n, y, x)) for x in range(shape[2])] for y in range(shape[1])] for n in range(shape[0])
-    ]
+    values = [[[float(entry(n, y, x)) for x in range(shape[2])] for y in range(shape[1])] for n in range(shape[0])]
     return torch.tensor(values, dtype=torch.float64)
 
 
@@ -102,9 +100,7 @@ def test_grad_cam_at_the_last_layer_is_relu_of_cam_over_its_size(maps, weight, r
     f = maps.detach()
 
     def entry(n, y, x):
-        return max(0, sum(rows[n][i] * weight[i, k] * f[n, k, y, x] for i in range(K) for k in range(C))) / (
-            H * W
-        )
+        return max(0, sum(rows[n][i] * weight[i, k] * f[n, k, y, x] for i in range(K) for k in range(C))) / (H * W)
 
     expected = by_loops(entry)
     assert expected.min() == 0
@@ -149,9 +145,7 @@ def test_a_batch_gives_each_image_its_own_map(maps, weight):
 
     def all_maps(f, t):
         f = f.detach().requires_grad_()
-        return torch.stack(
-            [cam(f, weight, t), minmax(caam(f)), grad_cam(f.square().mean((2, 3)) @ weight.T, f, t)]
-        )
+        return torch.stack([cam(f, weight, t), minmax(caam(f)), grad_cam(f.square().mean((2, 3)) @ weight.T, f, t)])
 
     alone = [all_maps(maps[n : n + 1], target[n : n + 1]) for n in range(N)]
     torch.testing.assert_close(all_maps(maps, target), torch.cat(alone, 1), rtol=1e-12, atol=1e-14)

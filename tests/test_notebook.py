@@ -69,7 +69,12 @@ def test_banner_stands_over_everything_but_the_paper_protocol(book, shown):
 
 @pytest.mark.parametrize(
     ("answer", "says"),
-    [(None, "No answer yet"), (0.5, "Right."), (torch.tensor(0.5), "Right."), (0.6, "Not yet. Hint: halve it")],
+    [
+        (None, "No answer yet"),
+        (0.5, "Right."),
+        (torch.tensor(0.5), "Right."),
+        (0.6, "Not yet. Hint: halve it"),
+    ],
 )
 def test_check(book, capsys, answer, says):
     capsys.readouterr()

@@ -85,9 +85,7 @@ def test_the_model_is_called_once(observed):
 
 
 def test_a_plain_function_is_a_term(observed):
-    parts = Objective(size=(-0.5, lambda out, target, state: out.pooled.square().mean()))(
-        observed, IMAGES, TARGET
-    )
+    parts = Objective(size=(-0.5, lambda out, target, state: out.pooled.square().mean()))(observed, IMAGES, TARGET)
     assert parts["loss"].item() == pytest.approx(-0.5 * observed(IMAGES).pooled.square().mean().item())
     parts["loss"].backward()
     assert observed.graph.conv1.weight.grad.abs().sum() > 0
@@ -124,9 +122,7 @@ def test_the_teacher_is_frozen_and_seen_by_the_terms(observed):
     running = [buffer.clone() for buffer in teacher.buffers()]
     objective(observed, IMAGES, TARGET)["loss"].backward()
     seen = spy.calls[0][2].teacher
-    assert not any(
-        module.training for module in teacher.graph.modules() if isinstance(module, nn.BatchNorm2d)
-    )
+    assert not any(module.training for module in teacher.graph.modules() if isinstance(module, nn.BatchNorm2d))
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
     assert not any(tensor.requires_grad for tensor in (seen.logits, seen.maps[-1], seen.pooled, seen.weight))
     assert all(map(torch.equal, running, teacher.buffers()))
@@ -179,9 +175,7 @@ def test_describe_says_what_is_trained():
     "pair", [CrossEntropy(), (CrossEntropy(), 1.0), (1.0, 2.0), (1.0,), (1.0, CrossEntropy(), 3), None]
 )
 def test_a_term_is_a_pair_of_weight_and_callable(pair):
-    with pytest.raises(
-        ValueError, match=r"term 'ce' is .*, expected \(weight, term\), as \(1.0, CrossEntropy\(\)\)"
-    ):
+    with pytest.raises(ValueError, match=r"term 'ce' is .*, expected \(weight, term\), as \(1.0, CrossEntropy\(\)\)"):
         Objective(ce=pair)
 
 
@@ -200,16 +194,12 @@ def test_labels_in_place_of_rows_are_refused_with_the_remedy():
     observed, images = observe(create("resnet8", 100)), torch.zeros(128, 3, 8, 8)
     with pytest.raises(ValueError, match="target has shape") as error:
         Objective(ce=(1.0, CrossEntropy()))(observed, images, torch.zeros(128, dtype=torch.int64))
-    assert str(error.value) == (
-        "target has shape (128,), expected (128, 100): pass camlib.one_hot(labels, 100)"
-    )
+    assert str(error.value) == ("target has shape (128,), expected (128, 100): pass camlib.one_hot(labels, 100)")
 
 
 def test_the_lines_of_the_readme_train_a_foreign_model():
     readme = (Path(__file__).resolve().parents[1] / "README.md").read_text("utf8")
-    (lines,) = (
-        block for block in re.findall(r"```python\n(.+?)```", readme, re.DOTALL) if "observe" in block
-    )
+    (lines,) = (block for block in re.findall(r"```python\n(.+?)```", readme, re.DOTALL) if "observe" in block)
     names = {}
     exec(lines, names)
     assert type(names["model"]).__module__.startswith("torchvision.models")

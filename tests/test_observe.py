@@ -131,9 +131,7 @@ class Wrapped(nn.Module):
         Wrapped,
         lambda: nn.Sequential(Wrapped.Standardise(), create("resnet8", K)),
         lambda: nn.Sequential(create("resnet8", K), nn.Identity(), nn.Flatten()),
-        lambda: nn.Sequential(
-            nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.AvgPool2d(16), nn.Flatten(), nn.Linear(8, K)
-        ),
+        lambda: nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.AvgPool2d(16), nn.Flatten(), nn.Linear(8, K)),
     ],
     ids=["own modules", "model in a model", "nothing after the classifier", "fixed window"],
 )
@@ -195,9 +193,7 @@ def test_stages_by_name(asked, found):
     observed, images = observe(model, stages=asked), pixels(size=32)
     seen = {}
     for name in found:
-        model.get_submodule(name).register_forward_hook(
-            lambda *call, name=name: seen.update({name: call[2].clone()})
-        )
+        model.get_submodule(name).register_forward_hook(lambda *call, name=name: seen.update({name: call[2].clone()}))
     out = observed(images)
     assert observed.stages == found
     for name, maps in zip(found, out.maps, strict=True):
@@ -387,9 +383,7 @@ def test_autocast_changes_the_maps_and_little_else():
     full = observed(pixels(size=32))
     assert half.logits.dtype == half.maps[-1].dtype == torch.bfloat16
     assert half.weight.dtype == torch.float32
-    torch.testing.assert_close(
-        half.logits.float(), full.logits, rtol=0.05, atol=0.05 * full.logits.abs().max().item()
-    )
+    torch.testing.assert_close(half.logits.float(), full.logits, rtol=0.05, atol=0.05 * full.logits.abs().max().item())
     CAMLoss()(half, one_hot(torch.tensor([0, 3]), K), State()).backward()
     assert observed.graph.conv1.weight.grad.abs().sum() > 0
 

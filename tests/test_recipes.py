@@ -154,9 +154,7 @@ def test_a_weight_that_names_no_epoch_stays():
 def test_a_cell_without_recipe_or_net_says_so():
     with pytest.raises(recipes.NotRunnable, match="cam-table-1/resnet50/ce has no recipe"):
         recipes.cell("cam-table-1/resnet50/ce").at("paper")
-    unbuilt = replace(
-        recipes.cell("cam-table-1/resnet56/ce"), experiment=Experiment("net9", "scenes", CE, Recipe(1))
-    )
+    unbuilt = replace(recipes.cell("cam-table-1/resnet56/ce"), experiment=Experiment("net9", "scenes", CE, Recipe(1)))
     with pytest.raises(recipes.NotRunnable, match=r"its net net9 is not built yet; built are .*resnet56"):
         unbuilt.at("paper")
 

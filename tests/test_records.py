@@ -254,10 +254,7 @@ def test_the_last_epoch_counts_never_the_best(tmp_path):
 def test_presets_are_never_mixed(tmp_path):
     records.append(record(0.70, preset="paper"), tmp_path)
     records.append(record(0.50, preset="short", seed=1), tmp_path)
-    texts = {
-        preset: one(records.table(TABLE, preset, tmp_path), "resnet56", "ce").text
-        for preset in recipes.PRESETS
-    }
+    texts = {preset: one(records.table(TABLE, preset, tmp_path), "resnet56", "ce").text for preset in recipes.PRESETS}
     assert texts == {"quick": "not run", "short": "50.00 (1)", "colab": "not run", "paper": "30.00 (1)"}
 
 
@@ -282,9 +279,7 @@ def test_accuracy_tables_show_accuracy(tmp_path, monkeypatch):
 def test_a_shared_cell_shows_the_runs_of_the_cell_it_shares(tmp_path):
     fill(tmp_path, ce=[28.0, 29.0], cam=[27.0, 28.0])
     shown = one(records.table("cam-controls", folder=tmp_path), "resnet56", "ce")
-    assert (
-        shown.text == one(records.table(TABLE, folder=tmp_path), "resnet56", "ce").text == "28.50 ± 0.71 (2)"
-    )
+    assert shown.text == one(records.table(TABLE, folder=tmp_path), "resnet56", "ce").text == "28.50 ± 0.71 (2)"
     assert one(records.table("cam-controls", folder=tmp_path), "resnet56", "uniform").text == "not run"
 
 
@@ -334,7 +329,9 @@ def judge(gains, claim, **more):
         (SPREAD + 2, 0.0, "not reproduced", "neither 0 nor the claim"),
         (np.full(5, 1.5), 1.46, "reproduced", "does not hold the claimed size"),
         (np.zeros(5), 1.46, "not reproduced", "holds 0 and not the claim"),
-        (SPREAD + 1.5, None, "no claim", "No paper reports this comparison"),
+        (SPREAD + 1.5, None, "no claim", "No paper reports this comparison. The interval does not hold 0."),
+        (SPREAD - 1.5, None, "no claim", "The interval does not hold 0."),
+        (SPREAD - 0.99, None, "no claim", "The interval holds 0."),
         (np.full(4, 1.5), 1.46, "too few seeds", "Fewer than 5 pairs: nothing follows"),
         (np.full(1, 1.5), 1.46, "too few seeds", "Over 1 paired seed the error is 1.50 points lower"),
         (np.full(4, 1.5), None, "too few seeds", "nothing follows"),

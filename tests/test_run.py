@@ -4,11 +4,10 @@ import math
 from dataclasses import replace
 
 import pytest
-import samples
 import torch
 
 from camlib import records
-from camlib.data import DataError, datasets
+from camlib.data import DataError, datasets, load
 from camlib.names import UnknownName
 from camlib.recipes import Cell, Experiment, NotRunnable, call, cell
 from camlib.run import checkpoints, loaders, run
@@ -18,14 +17,9 @@ TERMS = {"ce": (1.0, call("CrossEntropy")), "cam": (call("step_at", start=1, val
 TINY = Experiment("resnet8", "scenes", TERMS, Recipe(epochs=2), 32, train_images=96, test_images=40)
 
 
-@pytest.fixture(autouse=True)
-def few_images(monkeypatch):
-    monkeypatch.setattr("camlib.run.load", samples.load_few)
-
-
 @pytest.fixture(scope="module")
 def scenes():
-    return {split: samples.load_few("scenes", split, None) for split in ("train", "test")}
+    return {split: load("scenes", split, count=100) for split in ("train", "test")}
 
 
 def tiny(column="cam", experiment=TINY, shared=None):
@@ -120,7 +114,7 @@ def test_missing_data_are_an_error_before_anything_is_written(tmp_path):
 
 
 def test_grey_images_get_a_net_with_one_channel(tmp_path, monkeypatch, scenes):
-    def grey(name, split, root):
+    def grey(name, split, root, count):
         return scenes[split]._replace(images=scenes[split].images[:, :1], masks=None)
 
     monkeypatch.setattr("camlib.run.load", grey)

@@ -37,23 +37,15 @@ def test_one_hot_refuses(labels, message):
 def test_check_target_says_how_to_make_one():
     with pytest.raises(ValueError, match="target has shape") as error:
         check_target(torch.zeros(128, dtype=torch.int64), 128, 100)
-    assert str(error.value) == (
-        "target has shape (128,), expected (128, 100): pass camlib.one_hot(labels, 100)"
-    )
-    with pytest.raises(
-        ValueError, match=r"dtype torch.int64, expected floating-point rows: pass target.float\(\)"
-    ):
+    assert str(error.value) == ("target has shape (128,), expected (128, 100): pass camlib.one_hot(labels, 100)")
+    with pytest.raises(ValueError, match=r"dtype torch.int64, expected floating-point rows: pass target.float\(\)"):
         check_target(torch.zeros(2, 3, dtype=torch.int64), 2, 3)
     check_target(torch.zeros(2, 3), 2, 3)
 
 
-@pytest.mark.parametrize(
-    "row", [[0.3, 0.7, 0], [1, 1, 0], [0, 0, 0], [1, 0.5, -0.5], [0.5, 0, 0], [2, -1, 0]]
-)
+@pytest.mark.parametrize("row", [[0.3, 0.7, 0], [1, 1, 0], [0, 0, 0], [1, 0.5, -0.5], [0.5, 0, 0], [2, -1, 0]])
 def test_single_label_refuses_other_rows(row):
-    with pytest.raises(
-        ValueError, match="CenterLoss needs one class per image, but row 1 of the target is mixed"
-    ):
+    with pytest.raises(ValueError, match="CenterLoss needs one class per image, but row 1 of the target is mixed"):
         check_single_label(torch.tensor([[0, 0, 1.0], row]), "CenterLoss")
 
 

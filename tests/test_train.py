@@ -155,9 +155,7 @@ def test_cosine_schedule():
 
 def test_step_schedule():
     recipe = Recipe(epochs=5, learning_rate=0.2, schedule="steps", milestones=(2, 3), decay=0.5)
-    assert [recipe.learning_rate_at(epoch) for epoch in range(5)] == pytest.approx(
-        [0.2, 0.2, 0.1, 0.05, 0.05]
-    )
+    assert [recipe.learning_rate_at(epoch) for epoch in range(5)] == pytest.approx([0.2, 0.2, 0.1, 0.05, 0.05])
 
 
 @pytest.mark.parametrize(
@@ -192,9 +190,7 @@ def by_hand(model, terms, images, recipe):
             loss = -(target * out.logits.log_softmax(1)).sum(1).mean() + 0.1 * distance
             total += loss.item() * len(batch)
             parameters = [*observed.parameters(), centres]
-            for p, v, gradient in zip(
-                parameters, velocity, torch.autograd.grad(loss, parameters), strict=True
-            ):
+            for p, v, gradient in zip(parameters, velocity, torch.autograd.grad(loss, parameters), strict=True):
                 mine = p is centres
                 v.mul_(0.9).add_(gradient + (0 if mine else 0.01) * p.detach())
                 p.data -= (5 * rate if mine else rate) * v
@@ -241,9 +237,7 @@ def test_the_last_epoch_is_the_result_and_the_best_stands_beside_it():
     images = loaders()
     record = quiet(model, objective(), images)
     assert record.metrics == {
-        name.removeprefix("test_"): value
-        for name, value in record.history[-1].items()
-        if name.startswith("test_")
+        name.removeprefix("test_"): value for name, value in record.history[-1].items() if name.startswith("test_")
     }
     assert record.metrics == evaluate(model, images[1])
     accuracies = [entry["test_accuracy"] for entry in record.history]

@@ -44,9 +44,7 @@ def digest(*paths):
 def keys():
     """The key of every chapter."""
     common = digest(ROOT / "camlib", ROOT / "data/manifest.toml", ROOT / "requirements.txt", Path(__file__))
-    stored = digest(
-        *(folder for name in ("records", "checkpoints") if (folder := ROOT / "data" / name).is_dir())
-    )
+    stored = digest(*(folder for name in ("records", "checkpoints") if (folder := ROOT / "data" / name).is_dir()))
     found = {}
     for name in (path for path in files(BOOK) if path.suffix == ".ipynb"):
         code = "\n".join(c.source for c in nbformat.read(BOOK / name, 4).cells if c.cell_type == "code")
@@ -62,9 +60,7 @@ def stage(name, copy):
     notebook = nbformat.read(BOOK / name, 4)
     prose = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     for i, code in enumerate(block for hidden in SOLUTION.findall(prose) for block in CODE.findall(hidden)):
-        cell = nbformat.v4.new_code_cell(
-            code.rstrip("\n"), id=f"solution-{i}", metadata={"tags": ["remove-cell"]}
-        )
+        cell = nbformat.v4.new_code_cell(code.rstrip("\n"), id=f"solution-{i}", metadata={"tags": ["remove-cell"]})
         notebook.cells.append(cell)
     copy.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, copy)

@@ -79,7 +79,7 @@ def check(name: str, root: Path | None = None) -> None:
         if found != expected:
             raise DataError(
                 f"{root / file} is damaged: its md5 is {found}, expected {expected} "
-                f"({(root / file).stat().st_size:,} bytes on disk). Delete it and run 'python -m camlib data get {name}'"
+                f"({(root / file).stat().st_size:,} bytes). Delete it and run 'python -m camlib data get {name}'"
             )
 
 
@@ -100,13 +100,14 @@ def get(name: str, root: Path | None = None) -> None:
     check(name, root)
 
 
-def load(name: str, split: str, root: Path | None = None) -> ImageSet:
-    """Load one split of a data set.
+def load(name: str, split: str, root: Path | None = None, count: int | None = None) -> ImageSet:
+    """Load one split of a data set, or its first `count` images.
 
     Args:
         name: "scenes", "mnist", "cifar10" or "cifar100".
         split: "train" or "test".
         root: the data folder, `data_root()` by default.
+        count: None for all.
 
     Raises:
         DataError: the data are missing or damaged.
@@ -117,12 +118,12 @@ def load(name: str, split: str, root: Path | None = None) -> ImageSet:
         raise ValueError(f"split is '{split}', expected 'train' or 'test'")
     check(name, root)
     if name == "scenes":
-        scenes = Scenes(split)
+        scenes = Scenes(split, count=count)
         return ImageSet(scenes.images, scenes.labels, scenes.classes, scenes.masks)
     source = _TORCHVISION[name](root or data_root(), train=split == "train")
-    pixels = torch.from_numpy(np.asarray(source.data))
+    pixels = torch.from_numpy(np.asarray(source.data))[:count]
     images = pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2)
-    return ImageSet(images.contiguous(), torch.as_tensor(source.targets), tuple(source.classes))
+    return ImageSet(images.contiguous(), torch.as_tensor(source.targets)[:count], tuple(source.classes))
 
 
 def statistics(images: Tensor) -> tuple[Tensor, Tensor]:

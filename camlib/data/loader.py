@@ -62,7 +62,7 @@ class Loader:
             raise ValueError(f"batch_size is {batch_size}, expected at least 1")
         if not len(mean) == len(std) == images.shape[1]:
             raise ValueError(
-                f"mean and std have {len(mean)} and {len(std)} entries, expected {images.shape[1]}, one for each channel"
+                f"mean and std have {len(mean)} and {len(std)} entries, expected {images.shape[1]}, one per channel"
             )
         target = one_hot(labels, num_classes) if labels.ndim == 1 else labels.float()
         check_target(target, len(images), num_classes)
@@ -80,7 +80,9 @@ class Loader:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         return self.batches(0)
 
-    def batches(self, epoch: int, first_step: int = 0, rank: int = 0, world: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(
+        self, epoch: int, first_step: int = 0, rank: int = 0, world: int = 1
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of one epoch, from `first_step` on, as process `rank` of `world` sees them.
 
         Every process draws the same batch and keeps every world-th image of it.

@@ -305,9 +305,7 @@ def _paint_thing(canvas, thing, x, y, scale, chance):
 
 
 # By the number of objects: where each stands, and their smallest and largest scale, in half pictures.
-PLACES = np.array(
-    [[(0, 0)] * 3, [(-0.45, -0.38), (0.45, 0.38), (0, 0)], [(-0.5, -0.42), (0.5, -0.42), (0, 0.46)]]
-)
+PLACES = np.array([[(0, 0)] * 3, [(-0.45, -0.38), (0.45, 0.38), (0, 0)], [(-0.5, -0.42), (0.5, -0.42), (0, 0.46)]])
 SCALES = np.array([(0.5, 0.8), (0.4, 0.5), (0.36, 0.44)])
 
 

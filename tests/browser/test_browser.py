@@ -127,8 +127,7 @@ def test_page(visit, name, scheme):
         page.wait_for_function("window.MathJax && MathJax.startup && MathJax.startup.promise")
         page.evaluate("MathJax.startup.promise")
         wrong += [
-            f"formula not rendered: {text}"
-            for text in page.locator(".math:not(:has(mjx-container))").all_inner_texts()
+            f"formula not rendered: {text}" for text in page.locator(".math:not(:has(mjx-container))").all_inner_texts()
         ]
         wrong += [f"formula with an error: {text}" for text in page.locator("mjx-merror").all_inner_texts()]
     assert not wrong, "\n".join(wrong)

@@ -5,7 +5,7 @@ import torch
 
 from camlib.data.augment import AUGMENTATIONS, crop, flip
 
-N, C, H, W = 60, 2, 5, 4
+N, C, H, W = 60, 2, 5, 6  # wider than the padding, so that no window is all black
 IMAGES = torch.randint(1, 256, (N, C, H, W), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 TARGET = torch.rand(N, 4)
 

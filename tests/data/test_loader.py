@@ -7,9 +7,7 @@ from camlib.data.datasets import statistics
 from camlib.data.loader import Loader, derived_seed
 
 COUNT, CLASSES = 23, 4
-IMAGES = torch.randint(
-    0, 256, (COUNT, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
-)
+IMAGES = torch.randint(0, 256, (COUNT, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 IMAGES[:, 0, 0, 0] = torch.arange(COUNT)  # so that an image can be told
 LABELS = torch.arange(COUNT) % CLASSES
 MEAN, STD = statistics(IMAGES)
@@ -54,9 +52,7 @@ def test_images_are_normalised_and_labels_become_rows():
 def test_normalised_images_have_mean_0_and_deviation_1():
     everything = torch.cat([images for images, _ in loader(4)]).double()
     torch.testing.assert_close(everything.mean((0, 2, 3)), torch.zeros(3).double(), rtol=0, atol=1e-5)
-    torch.testing.assert_close(
-        everything.std((0, 2, 3), correction=0), torch.ones(3).double(), rtol=0, atol=1e-5
-    )
+    torch.testing.assert_close(everything.std((0, 2, 3), correction=0), torch.ones(3).double(), rtol=0, atol=1e-5)
 
 
 def test_order_and_augmentation_depend_on_seed_and_epoch_alone():

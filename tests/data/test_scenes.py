@@ -22,9 +22,7 @@ kinds = pytest.mark.parametrize(("split", "variant", "number"), KINDS)
 
 
 def same(a, b):
-    return all(
-        torch.equal(getattr(a, name), getattr(b, name)) for name in ("images", "labels", "masks", "grounds")
-    )
+    return all(torch.equal(getattr(a, name), getattr(b, name)) for name in ("images", "labels", "masks", "grounds"))
 
 
 @kinds
@@ -128,9 +126,7 @@ def test_ground_goes_with_the_class_as_often_as_rho_says(split, variant, rho):
     assert abs(own - expected) <= 4 * (expected * (1 - expected) / 1000) ** 0.5
 
 
-@pytest.mark.parametrize(
-    ("split", "variant"), [("test", "single"), ("validation", "few_shot"), ("novel", "few_shot")]
-)
+@pytest.mark.parametrize(("split", "variant"), [("test", "single"), ("validation", "few_shot"), ("novel", "few_shot")])
 def test_ground_is_independent_of_the_class_in_the_test(split, variant):
     scenes = Scenes(split, variant, count=1600, size=16, rho=1)
     rows, columns = len(scenes.classes), len(scenes.ground_names)

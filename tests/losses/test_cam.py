@@ -49,9 +49,7 @@ def l_cam(maps, weight, rows, p=1, guides=None):
         caam = [sum(channel[z] for channel in channels) for z in positions]
         cam = [
             sum(
-                rows[n][i] * weight[i][k] * channel[z]
-                for i in range(len(weight))
-                for k, channel in enumerate(channels)
+                rows[n][i] * weight[i][k] * channel[z] for i in range(len(weight)) for k, channel in enumerate(channels)
             )
             for z in positions
         ]
@@ -79,9 +77,7 @@ def test_cross_entropy(rows):
     for z, row in zip(out.logits.tolist(), rows, strict=True):
         for i in range(K):
             expected -= row[i] * math.log(math.exp(z[i]) / sum(math.exp(z_j) for z_j in z))
-    assert CrossEntropy()(out, row_target(rows).float(), State()).item() == pytest.approx(
-        expected / N, rel=1e-6
-    )
+    assert CrossEntropy()(out, row_target(rows).float(), State()).item() == pytest.approx(expected / N, rel=1e-6)
 
 
 @powers
@@ -106,9 +102,7 @@ def test_detach_cam_holds_the_guide_fixed(p):
     loss = CAMLoss(p=p, detach_cam=True)(output(maps, out.weight), row_target(rows), State())
     loss.backward()
     for place in [(0, 0, 0, 0), (0, 3, 1, 1), (1, 2, 2, 0), (2, 1, 0, 1)]:
-        step = torch.zeros_like(maps).index_put_(
-            [torch.tensor(i) for i in place], torch.tensor(1e-6).double()
-        )
+        step = torch.zeros_like(maps).index_put_([torch.tensor(i) for i in place], torch.tensor(1e-6).double())
         up, down = (l_cam(maps.detach() + s * step, out.weight, rows, p, guides) for s in (1, -1))
         assert maps.grad[place].item() == pytest.approx((up - down) / 2e-6, rel=1e-5, abs=1e-9)
     assert loss.item() == pytest.approx(l_cam(maps, out.weight, rows, p), rel=1e-12)
@@ -117,9 +111,7 @@ def test_detach_cam_holds_the_guide_fixed(p):
 def test_cross_entropy_alone_moves_the_classifier_and_both_terms_the_backbone():
     """CAM-loss, Algorithm 1, with the weighted sum of Eq. 6: slopes of the losses computed by hand."""
     torch.manual_seed(0)
-    net = nn.Sequential(
-        nn.Conv2d(2, C, 3), nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(C, K)
-    ).double()
+    net = nn.Sequential(nn.Conv2d(2, C, 3), nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(C, K)).double()
     images, rows, alpha = torch.randn(N, 2, 5, 4, dtype=torch.float64), ROWS["mixed"], 3.0
 
     def losses():
@@ -158,9 +150,7 @@ def test_cross_entropy_alone_moves_the_classifier_and_both_terms_the_backbone():
         assert net[0].weight.grad[place].item() == pytest.approx(by_both, rel=1e-4, abs=1e-7)
 
 
-@pytest.mark.parametrize(
-    "term", [CAMLoss(), CAMLoss(p=2), CAMLoss(detach_cam=True), RandomClassCAMLoss()], ids=repr
-)
+@pytest.mark.parametrize("term", [CAMLoss(), CAMLoss(p=2), CAMLoss(detach_cam=True), RandomClassCAMLoss()], ids=repr)
 def test_the_classifier_gets_no_gradient(term):
     out = random_output()
     out.weight.requires_grad_()
@@ -195,9 +185,7 @@ def test_rank_1_maps_are_a_trivial_solution():
     assert CAMLoss()(rank_1(-1), target, State()) > 0.1
 
 
-@pytest.mark.parametrize(
-    "term", [CAMLoss(), CAMLoss(p=2), CAMLoss(detach_cam=True), UniformCAMLoss()], ids=repr
-)
+@pytest.mark.parametrize("term", [CAMLoss(), CAMLoss(p=2), CAMLoss(detach_cam=True), UniformCAMLoss()], ids=repr)
 @rows
 def test_a_batch_gives_the_mean_over_its_images(term, rows):
     out, target = random_output(), row_target(rows)
@@ -268,9 +256,7 @@ def test_random_class_follows_the_global_seed():
 
 def test_random_class_needs_a_class_to_draw():
     target = row_target([[1, 0, 0, 0, 0], [1, 1, 0.5, 1, 1], [0, 1, 0, 0, 0]])
-    with pytest.raises(
-        ValueError, match="a target row has every class positive, so no other class can be drawn"
-    ):
+    with pytest.raises(ValueError, match="a target row has every class positive, so no other class can be drawn"):
         RandomClassCAMLoss()(random_output(), target, State())
 
 
@@ -278,6 +264,4 @@ def test_random_class_needs_a_class_to_draw():
 def test_uniform_guide_is_one_half(p):
     out = random_output()
     expected = l_cam(out.maps[0], out.weight, ROWS["one-hot"], p, guides=[[0.5] * (H * W)] * N)
-    assert UniformCAMLoss(p=p)(out, row_target(ROWS["one-hot"]), State()).item() == pytest.approx(
-        expected, rel=1e-12
-    )
+    assert UniformCAMLoss(p=p)(out, row_target(ROWS["one-hot"]), State()).item() == pytest.approx(expected, rel=1e-12)

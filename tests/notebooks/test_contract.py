@@ -50,11 +50,7 @@ def test_contents_list_every_chapter_and_only_files_that_exist():
 
     walk(yaml.safe_load((BOOK / "_toc.yml").read_text("utf8")))
     assert len(listed) == len(set(listed))
-    pages = {
-        p.relative_to(BOOK).with_suffix("").as_posix()
-        for p in BOOK.rglob("*")
-        if p.suffix in {".md", ".ipynb"}
-    }
+    pages = {p.relative_to(BOOK).with_suffix("").as_posix() for p in BOOK.rglob("*") if p.suffix in {".md", ".ipynb"}}
     assert set(listed) == pages
 
 
@@ -76,9 +72,7 @@ def test_card_comes_first(chapter):
 
 def test_one_setup_cell_the_same_everywhere(chapter):
     tagged = [cell for cell in code(chapter) if "setup" in cell.metadata.get("tags", [])]
-    assert [cell.source for cell in tagged] == [SETUP], (
-        "copy book/_tools/setup-cell.txt into one cell tagged setup"
-    )
+    assert [cell.source for cell in tagged] == [SETUP], "copy book/_tools/setup-cell.txt into one cell tagged setup"
     assert code(chapter)[0] is tagged[0]
 
 
@@ -97,9 +91,7 @@ def test_ends_with_summary_and_references(chapter):
 def test_exercises_have_a_collapsed_solution(chapter):
     names = [text for level, text, _ in headings(chapter) if level == 2]
     assert "Exercises" in names
-    exercises = [
-        (text, body) for level, text, body in headings(chapter) if level == 3 and text.startswith("Exercise")
-    ]
+    exercises = [(text, body) for level, text, body in headings(chapter) if level == 3 and text.startswith("Exercise")]
     assert exercises, "no heading '### Exercise …' below '## Exercises'"
     for text, body in exercises:
         assert any("Solution" in summary for summary in DETAILS.findall(body)), text

@@ -55,14 +55,10 @@ def test_links_lead_somewhere(page):
 @pytest.mark.parametrize("page", PAGES)
 def test_nothing_is_loaded_from_another_host(page):
     wanted = []
-    for tag in soup(page).find_all(
-        ["script", "img", "iframe", "source", "video", "audio", "embed", "object"]
-    ):
+    for tag in soup(page).find_all(["script", "img", "iframe", "source", "video", "audio", "embed", "object"]):
         wanted += [tag.get(name, "") for name in ("src", "srcset", "data", "poster")]
     loading = {"stylesheet", "preload", "prefetch", "modulepreload", "preconnect", "dns-prefetch", "icon"}
-    wanted += [
-        tag["href"] for tag in soup(page).find_all("link", href=True) if loading & set(tag.get("rel", []))
-    ]
+    wanted += [tag["href"] for tag in soup(page).find_all("link", href=True) if loading & set(tag.get("rel", []))]
     assert not [address for address in wanted if OUTSIDE.match(address)]
 
 
