@@ -54,11 +54,13 @@ class Book:
         figure.savefig(stream, format="png", dpi=160, facecolor="white", bbox_inches="tight", pad_inches=0.12)
         pyplot.close(figure)
         picture = base64.b64encode(stream.getvalue()).decode()
-        style = f"max-width: min(100%, {figure.get_figwidth() * 90:.0f}px); height: auto"
+        # On a phone a wide figure scrolls in its own box instead of shrinking until nothing can be read.
+        width = figure.get_figwidth()
+        style = f"width: {90 * width:.0f}px; max-width: max(100%, {55 * width:.0f}px); height: auto"
         display(
             HTML(
-                f'<figure style="margin: 1em 0"><img src="data:image/png;base64,{picture}" '
-                f'alt="{html.escape(alt)}" style="{style}">'
+                '<figure tabindex="0" style="margin: 1em 0; overflow-x: auto">'
+                f'<img src="data:image/png;base64,{picture}" alt="{html.escape(alt)}" style="{style}">'
                 f"<figcaption>{html.escape(caption)}</figcaption></figure>"
             )
         )

@@ -278,7 +278,11 @@ class _Run:
         self.earlier = self.now.seconds
 
     def load(self) -> None:
-        state = checkpoint.load_last(self.out)
+        state = checkpoint.load_last(self.out) if self.rank == 0 else None
+        if self.world > 1:  # read by the one that writes: another could be a moment, or a file system, behind
+            told = [state]
+            dist.broadcast_object_list(told)
+            (state,) = told
         if state is None:
             return
         model = self.observed.graph.state_dict()

@@ -8,6 +8,7 @@ import os
 import random
 import signal
 import socket
+import warnings
 from pathlib import Path
 
 import pytest
@@ -693,6 +694,7 @@ def no_draws():
 
 
 def worker(rank, port, folder):
+    warnings.simplefilter("error")
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}

@@ -23,14 +23,22 @@ PAPERS = {
     "ICASC": ("3-icasc", {"Eq.": 5, "Table": 9}),
     "CC-Loss": ("4-cc-loss", {}),
 }
-KINDS = {"Eq": "Eq.", "Table": "Table", "Figure": "Figure", "Fig": "Figure", "Algorithm": "Algorithm"}
+KINDS = {
+    "Eq": "Eq.",
+    "Table": "Table",
+    "Figure": "Figure",
+    "Fig": "Figure",
+    "Algorithm": "Algorithm",
+}
 ITEM = r"(Eq|Table|Figure|Fig|Algorithm)s?\.?\s+(\d+)(?:\s*[–-]\s*(\d+))?"
 NAMED = re.compile(rf"({'|'.join(PAPERS)}),?\s+{ITEM}")
 
 
 def mentions(text, paper=None):
     """Yield (item, offset) for "CAM-loss, Eq. 4"; with `paper` given, a bare "Eq. 4" is that paper's."""
-    pattern = re.compile(rf"(?:({'|'.join(PAPERS)}),?\s+)?{ITEM}") if paper else NAMED
+    pattern = (
+        re.compile(rf"(?:({'|'.join(PAPERS)}),?\s+)?{ITEM}") if paper else NAMED
+    )
     for match in pattern.finditer(text):
         name, kind, first, last = match.groups()
         for number in range(int(first), int(last or first) + 1):
@@ -40,12 +48,16 @@ def mentions(text, paper=None):
 def objects(path):
     """Yield (item, dotted name) for every mention in a module, by the innermost public definition."""
     source = path.read_text("utf8")
-    module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    module = ".".join(
+        path.relative_to(ROOT).with_suffix("").parts
+    ).removesuffix(".__init__")
     spans = []
 
     def walk(node, prefix):
         for child in ast.iter_child_nodes(node):
-            if isinstance(child, ast.FunctionDef | ast.ClassDef) and not child.name.startswith("_"):
+            if isinstance(
+                child, ast.FunctionDef | ast.ClassDef
+            ) and not child.name.startswith("_"):
                 name = f"{prefix}.{child.name}"
                 spans.append((child.lineno, child.end_lineno, name))
                 if isinstance(child, ast.ClassDef):
@@ -64,12 +76,18 @@ def notebooks(folder):
 
 
 def title(notebook):
-    heading = re.search(r"^# (.+)$", "\n".join(cell.source for cell in notebook.cells), re.MULTILINE)
+    heading = re.search(
+        r"^# (.+)$",
+        "\n".join(cell.source for cell in notebook.cells),
+        re.MULTILINE,
+    )
     return heading.group(1)
 
 
 def paper_map(srcdir):
-    chapters, functions, tests = (defaultdict(dict) for _ in range(3))  # dicts as ordered sets
+    chapters, functions, tests = (
+        defaultdict(dict) for _ in range(3)
+    )  # dicts as ordered sets
     for path in sorted((ROOT / "camlib").rglob("*.py")):
         for item, name in objects(path):
             functions[item][name] = None
@@ -87,17 +105,35 @@ def paper_map(srcdir):
     items = set(functions) | set(chapters) | set(tests)
     for paper, (_, numbered) in PAPERS.items():
         if paper in present:
-            items |= {(paper, kind, n + 1) for kind, count in numbered.items() for n in range(count)}
+            items |= {
+                (paper, kind, n + 1)
+                for kind, count in numbered.items()
+                for n in range(count)
+            }
 
     def entry(names, form):
-        return "<br>".join(form.format(name, name.removeprefix("camlib.")) for name in names) or "none yet"
+        return (
+            "<br>".join(
+                form.format(name, name.removeprefix("camlib."))
+                for name in names
+            )
+            or "none yet"
+        )
 
     order = list(PAPERS), list(dict.fromkeys(KINDS.values()))
     lines = []
     for paper in order[0]:
-        mine = sorted((i for i in items if i[0] == paper), key=lambda i: (order[1].index(i[1]), i[2]))
+        mine = sorted(
+            (i for i in items if i[0] == paper),
+            key=lambda i: (order[1].index(i[1]), i[2]),
+        )
         if mine:
-            lines += [f"## {paper}", "", "| In the paper | Chapter | In camlib | Test |", "|---|---|---|---|"]
+            lines += [
+                f"## {paper}",
+                "",
+                "| In the paper | Chapter | In camlib | Test |",
+                "|---|---|---|---|",
+            ]
         for item in mine:
             cells = (
                 f"{item[1]} {item[2]}",
@@ -113,9 +149,16 @@ def paper_map(srcdir):
 def reference(srcdir):
     lines = []
     for path in sorted((ROOT / "camlib").rglob("*.py")):
-        module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        module = ".".join(
+            path.relative_to(ROOT).with_suffix("").parts
+        ).removesuffix(".__init__")
         if path.name != "__main__.py":
-            fence = ["```{eval-rst}", f".. automodule:: {module}", "   :members:", "```"]
+            fence = [
+                "```{eval-rst}",
+                f".. automodule:: {module}",
+                "   :members:",
+                "```",
+            ]
             lines += [f"## {module}", "", *fence, ""]
     return "\n".join(lines)
 
@@ -132,20 +175,41 @@ def seconds(notebook):
 
 
 def status(srcdir):
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     facts = {
         "Preset": os.environ.get("CAMLIB_PRESET", "quick"),
         "Commit": commit.stdout.strip() or "unknown",
         "Machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "Python": platform.python_version(),
-        **{name: version(name) for name in ("camlib", "torch", "torchvision", "numpy", "matplotlib")},
+        **{
+            name: version(name)
+            for name in (
+                "camlib",
+                "torch",
+                "torchvision",
+                "numpy",
+                "matplotlib",
+            )
+        },
     }
-    lines = ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts.items()), ""]
+    lines = [
+        "| | |",
+        "|---|---|",
+        *(f"| {name} | {value} |" for name, value in facts.items()),
+        "",
+    ]
     lines += ["| Chapter | Executed (UTC) | Seconds |", "|---|---|---:|"]
     for path, notebook in notebooks(srcdir):
         spent, end = seconds(notebook)
         when = end.astimezone(UTC).strftime("%Y-%m-%d %H:%M")
-        lines.append(f"| [{title(notebook)}]({path.as_posix()}) | {when} | {spent:.1f} |")
+        lines.append(
+            f"| [{title(notebook)}]({path.as_posix()}) | {when} | {spent:.1f} |"
+        )
     return "\n".join(lines)
 
 
@@ -165,8 +229,12 @@ def plain_docstring(app, what, name, obj, options, lines):
     """|x|, *x and x_ are mathematics in our docstrings, and "K." a name: none is markup."""
     for i, line in enumerate(lines):
         parts = re.split(r"(`+[^`]*`+)", line)  # leaves code alone
-        parts[::2] = [re.sub(r"([|*]|_(?!\w))", r"\\\1", part) for part in parts[::2]]
-        lines[i] = re.sub(r"(^\s*|: )([A-Za-z]\.)(?=\s|$)", r"\1\\\2", "".join(parts))
+        parts[::2] = [
+            re.sub(r"([|*]|_(?!\w))", r"\\\1", part) for part in parts[::2]
+        ]
+        lines[i] = re.sub(
+            r"(^\s*|: )([A-Za-z]\.)(?=\s|$)", r"\1\\\2", "".join(parts)
+        )
 
 
 def skip_fields(app, what, name, obj, skip, options):
@@ -176,6 +244,8 @@ def skip_fields(app, what, name, obj, skip, options):
 
 def setup(app):
     app.connect("source-read", fill)
-    app.connect("autodoc-process-docstring", plain_docstring, priority=400)  # before napoleon
+    app.connect(
+        "autodoc-process-docstring", plain_docstring, priority=400
+    )  # before napoleon
     app.connect("autodoc-skip-member", skip_fields)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

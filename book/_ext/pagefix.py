@@ -16,7 +16,10 @@ REPLACE = (
         'search-button__button pst-js-only" title="Search" aria-label="Search"',
         'search-button__button pst-js-only" title="Search"',
     ),
-    ('aria-label="Color mode"', 'aria-label="Color mode: Light, Dark or System Settings"'),
+    (
+        'aria-label="Color mode"',
+        'aria-label="Color mode: Light, Dark or System Settings"',
+    ),
     (
         'class="bd-sidebar-primary bd-sidebar',
         'role="complementary" aria-label="Book contents" class="bd-sidebar-primary bd-sidebar',
@@ -35,7 +38,11 @@ def drop_repeated_scripts(app, pagename, templatename, context, doctree):
     """Sphinx 7 emits some inline scripts twice, and a `const` declared twice is an error on every page."""
     first = {}
     for script in context.get("script_files", []):
-        attributes = tuple(sorted((key, str(value)) for key, value in script.attributes.items()))
+        attributes = tuple(
+            sorted(
+                (key, str(value)) for key, value in script.attributes.items()
+            )
+        )
         first.setdefault((str(script.filename or ""), attributes), script)
     context["script_files"][:] = first.values()
 

@@ -14,7 +14,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def owner_and_name(url):
-    match = re.fullmatch(r"https://github\.com/([\w.-]+)/([\w.-]+?)(?:\.git)?/?", url)
+    match = re.fullmatch(
+        r"https://github\.com/([\w.-]+)/([\w.-]+?)(?:\.git)?/?", url
+    )
     if not match:
         sys.exit(f"{url!r} is not of the form https://github.com/OWNER/NAME")
     return match.groups()
@@ -30,13 +32,18 @@ def forms(owner, name):
 
 
 def current():
-    return tomllib.loads((ROOT / "pyproject.toml").read_text("utf8"))["project"]["urls"]["Repository"]
+    return tomllib.loads((ROOT / "pyproject.toml").read_text("utf8"))[
+        "project"
+    ]["urls"]["Repository"]
 
 
 def text_files():
     """Every file that may carry the address: those at the root and below book/."""
     for path in [*ROOT.glob("*"), *(ROOT / "book").rglob("*")]:
-        if path.suffix in {".md", ".ipynb", ".toml", ".yml", ".cff", ".txt"} and path.is_file():
+        if (
+            path.suffix in {".md", ".ipynb", ".toml", ".yml", ".cff", ".txt"}
+            and path.is_file()
+        ):
             yield path
 
 
