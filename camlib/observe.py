@@ -58,11 +58,14 @@ class Observed(nn.Module):
         """
         # Gradient maps run backward twice, and a donated buffer is gone after the first time.
         torch._functorch.config.donated_buffer = False
+        # Blocks of one class share its forward, and with it one limit, which is 8 if nobody says otherwise.
+        torch._dynamo.config.recompile_limit = 1000
+        torch._dynamo.config.accumulated_recompile_limit = 1000
         for node in self.graph.graph.nodes:
             if node.op == "call_module":
                 block = self.graph.get_submodule(node.target)
                 if any(isinstance(module, nn.Conv2d) for module in block.modules()):
-                    block.compile()
+                    block.compile(dynamic=False)
 
     def forward(self, images: Tensor) -> Output:
         """Run the model on floating-point images (N, in_channels, H, W).

@@ -23,12 +23,16 @@ from camlib import (
     checkpoint,
     evaluate,
     fit,
+    models,
     observe,
     one_hot,
+    recipes,
+    run,
     step_at,
     train,
 )
-from camlib.data import Loader
+from camlib.__main__ import main
+from camlib.data import ImageSet, Loader
 from camlib.losses import CAMLoss, CrossEntropy
 from camlib.losses.cam import RandomClassCAMLoss
 from camlib.records import SCHEMA
@@ -322,13 +326,17 @@ def test_precision_and_layout(precision, channels_last, uninterrupted):
 def test_compiled_blocks_train_alike(monkeypatch):
     # Without the last stage, the C++ compiler, which would take a minute.
     monkeypatch.setattr(nn.Module, "compile", functools.partialmethod(nn.Module.compile, backend="aot_eager"))
+    monkeypatch.setattr(torch._dynamo.config, "fail_on_recompile_limit_hit", True)
     graphs = torch._dynamo.utils.counters["stats"]
     graphs.clear()
     terms = Objective(ce=(1.0, CrossEntropy()), cam=(1.0, CAMLoss()))
-    plain = quiet(net(), terms, loaders())
+    torch.manual_seed(0)
+    model = models.create("resnet8", CLASSES)
+    same = copy.deepcopy(model)
+    plain = quiet(model, terms, loaders())
     assert graphs["unique_graphs"] == 0
-    compiled = quiet(net(), terms, loaders(), dataclasses.replace(RECIPE, compile=True))
-    assert graphs["unique_graphs"] > 0
+    compiled = quiet(same, terms, loaders(), dataclasses.replace(RECIPE, compile=True))
+    assert graphs["unique_graphs"] >= 4  # the stem and three blocks
     for ours, theirs in zip(compiled.history, plain.history, strict=True):
         assert ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-4)
         assert ours["test_loss"] == pytest.approx(theirs["test_loss"], rel=1e-4)
@@ -693,12 +701,22 @@ def no_draws():
     )
 
 
+def run_a_cell(folder):
+    """The command line, with little data and one epoch."""
+    images, _ = loaders()
+    few = ImageSet(images.images, images.target.argmax(1), ("a", "b", "c", "d"))
+    run.load = lambda name, split, root: few
+    recipes.PRESETS["quick"] = lambda cell: dataclasses.replace(cell, net="resnet8", data="scenes").lasting(1)
+    command = ["run", "cam-table-1/resnet20/ce", "--preset", "quick", "--device", "cpu"]
+    return main([*command, "--out", str(folder)])
+
+
 def worker(rank, port, folder):
     warnings.simplefilter("error")
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    results = {}
+    results = {"command": run_a_cell(folder / "command")}
     with process_group(torch.device("cpu")):
         seen = []
         spy = Spy(lambda step, out, target, state: seen.append(target))
@@ -783,6 +801,14 @@ def test_two_processes_share_the_statistics_that_are_tested_and_kept(both):
     for state, measured in (result["statistics"] for result in results):
         assert_same(state, kept)
         assert measured == results[0]["tested"]
+
+
+def test_two_processes_write_one_record(both):
+    folder, results = both
+    assert [result["command"] for result in results] == [0, 0]
+    (table,) = (folder / "command" / "records").iterdir()
+    (record,) = table.read_text().splitlines()
+    assert json.loads(record)["processes"] == 2
 
 
 def test_a_loss_spoilt_in_one_process_stops_both(both):

@@ -147,7 +147,7 @@ def test_derived_seeds_differ():
         ({"labels": torch.rand(COUNT, 5)}, r"target has shape \(23, 5\), expected \(23, 4\)"),
         ({"images": IMAGES[:0], "labels": LABELS[:0]}, "no images"),
         ({"batch_size": 0}, "batch_size is 0, expected at least 1"),
-        ({"mean": MEAN[:1]}, "mean and std have 1 and 3 entries, expected 3, one for each channel"),
+        ({"mean": MEAN[:1]}, "mean and std have 1 and 3 entries, expected 3, one per channel"),
         ({"std": torch.ones(4)}, "mean and std have 3 and 4 entries, expected 3"),
     ],
 )
