@@ -85,7 +85,7 @@ class Experiment:
 
 
 def _quick(experiment: Experiment) -> Experiment:
-    small = replace(experiment, net="resnet8", data="scenes", train_images=2000, test_images=1000).lasting(4)
+    small = replace(experiment, net="resnet8", data="scenes", train_images=1000, test_images=500).lasting(4)
     return replace(small, recipe=replace(small.recipe, channels_last=True))
 
 

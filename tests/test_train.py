@@ -323,6 +323,7 @@ def test_precision_and_layout(precision, channels_last, uninterrupted):
     assert [entry["train_loss"] for entry in record.history] == pytest.approx(expected, rel=0.05)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # torch's compiler causes it itself
 def test_compiled_blocks_train_alike(monkeypatch):
     # Without the last stage, the C++ compiler, which would take a minute.
     monkeypatch.setattr(nn.Module, "compile", functools.partialmethod(nn.Module.compile, backend="aot_eager"))
@@ -705,7 +706,7 @@ def run_a_cell(folder):
     """The command line, with little data and one epoch."""
     images, _ = loaders()
     few = ImageSet(images.images, images.target.argmax(1), ("a", "b", "c", "d"))
-    run.load = lambda name, split, root: few
+    run.load = lambda *arguments: few
     recipes.PRESETS["quick"] = lambda cell: dataclasses.replace(cell, net="resnet8", data="scenes").lasting(1)
     command = ["run", "cam-table-1/resnet20/ce", "--preset", "quick", "--device", "cpu"]
     return main([*command, "--out", str(folder)])
