@@ -79,7 +79,7 @@ $(V)/.oracles: $(V)/.done requirements-oracles.txt
 	touch $@
 
 bench: setup
-	@set -e; for f in benchmarks/*.py; do echo "== $$f"; $(B)/python $$f; done
+	@set -e; for f in $(filter-out benchmarks/timing.py,$(wildcard benchmarks/*.py)); do echo "== $$f"; $(B)/python $$f; done
 
 lock: setup
 	$(COMPILE) pyproject.toml --group dev --group book --group page -o requirements.txt

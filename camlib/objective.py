@@ -119,7 +119,8 @@ class Objective(nn.Module):
         """Parameters that terms own, as groups for an optimiser.
 
         A term with parameters may say how they are trained in an attribute `optimizer_group`, as
-        {"lr": 0.5, "weight_decay": 0.0}; by default they are trained like the model's.
+        {"lr": 0.5, "weight_decay": 0.0}; by default they are trained like the model's. `fit` lowers such a rate
+        as the recipe lowers the model's.
         """
         terms = [term for _, term in self.terms.values() if isinstance(term, nn.Module)]
         owned = [(list(term.parameters()), getattr(term, "optimizer_group", {})) for term in terms]
