@@ -39,7 +39,7 @@ def cam(maps: Tensor, weight: Tensor, target: Tensor) -> Tensor:
     check_target(target, maps.shape[0], weight.shape[0])
     # T W first: a three-operand einsum would be slower.
     with torch.autocast(maps.device.type, enabled=False):
-        weight = _full_precision(weight)
+        weight = full_precision(weight)
         return _weighted_sum(target.to(weight.dtype) @ weight, maps)
 
 
@@ -56,7 +56,7 @@ def caam(maps: Tensor) -> Tensor:
         ValueError: `maps` does not have four dimensions.
     """
     _check_maps(maps)
-    return _full_precision(maps).sum(1)
+    return full_precision(maps).sum(1)
 
 
 def minmax(a: Tensor, eps: float = 1e-6) -> Tensor:
@@ -77,7 +77,7 @@ def minmax(a: Tensor, eps: float = 1e-6) -> Tensor:
     """
     if a.ndim != 3:
         raise ValueError(f"a has shape {tuple(a.shape)}, expected (N, H, W): one map per image")
-    a = _full_precision(a)
+    a = full_precision(a)
     low, high = a.amin((1, 2), keepdim=True), a.amax((1, 2), keepdim=True)
     return (a - low) / (high - low + eps)
 
@@ -102,6 +102,48 @@ def grad_cam(logits: Tensor, maps: Tensor, target: Tensor) -> Tensor:
 
     Source: Selvaraju et al., "Grad-CAM", 2017; allowed in place of CAM by CAM-loss, §3.1.
     """
+    gradient = _gradient_of_score(logits, maps, target)
+    return _weighted_sum(gradient.mean((2, 3)), maps).relu()
+
+
+def grad_cam_pp(logits: Tensor, maps: Tensor, target: Tensor) -> Tensor:
+    """Grad-CAM++: ReLU of the maps weighted by the positive gradients of the target's score, scaled by alpha.
+
+    relu(Σ_c w_c f_c) with w_c = Σ_xy alpha relu(g), where g = ∂ Σ(logits · T) / ∂f_c at (x, y) and
+    alpha = g² / (2 g² + g³ Σ_ab f_c(a, b)). This is the usual closed form: the paper differentiates exp(score)
+    up to three times; where the score is piecewise linear in the maps, powers of the first gradient are left of
+    that, and exp(score) cancels in alpha. Outside alpha it is one positive factor for the whole map, and left
+    out. Where the maps are not negative, as after ReLU, alpha lies in 0 … 1/2 for every positive gradient.
+
+    The channel weights are constants (no gradient flows through them); `maps` stay attached. At the last layer
+    of a net with global average pooling and a linear head this is relu(Σ_c relu(w_c) / (2 + w_c F_c) f_c), w
+    being the class's row of the classifier's weight and F_c the mean of f_c.
+
+    Args:
+        logits: (N, K), computed from `maps` with gradients enabled.
+        maps: (N, C, H, W), of any stage.
+        target: (N, K) rows.
+
+    Returns:
+        (N, H, W), non-negative, in float32 at least.
+
+    Raises:
+        ValueError: the shapes do not belong together, or `logits` cannot be differentiated to `maps`.
+
+    Source: Chattopadhay et al., "Grad-CAM++", 2018; allowed in place of CAM by CAM-loss, §3.1.
+    """
+    positive = _gradient_of_score(logits, maps, target).relu()
+    # alpha divided through by g², which would vanish in float32 together with g³.
+    alpha = 1 / (2 + positive * full_precision(maps.detach()).sum((2, 3), keepdim=True))
+    return _weighted_sum((alpha * positive).sum((2, 3)), maps).relu()
+
+
+def full_precision(tensor: Tensor) -> Tensor:
+    """The tensor in float32 if it is in half precision, else unchanged."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def _gradient_of_score(logits: Tensor, maps: Tensor, target: Tensor) -> Tensor:
     _check_maps(maps)
     check_target(target, *logits.shape)
     if not (logits.requires_grad and maps.requires_grad):
@@ -112,17 +154,13 @@ def grad_cam(logits: Tensor, maps: Tensor, target: Tensor) -> Tensor:
     (gradient,) = torch.autograd.grad((logits * target).sum(), maps, retain_graph=True, allow_unused=True)
     if gradient is None:
         raise ValueError("logits were not computed from these maps: pass both from one call of the model")
-    return _weighted_sum(_full_precision(gradient).mean((2, 3)), maps).relu()
+    return full_precision(gradient)
 
 
 def _weighted_sum(channel_weights: Tensor, maps: Tensor) -> Tensor:
     # Half-precision products would be too coarse once min-max stretches a small difference to 0 … 1.
     with torch.autocast(maps.device.type, enabled=False):
-        return torch.einsum("nc,nchw->nhw", channel_weights, _full_precision(maps))
-
-
-def _full_precision(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+        return torch.einsum("nc,nchw->nhw", channel_weights, full_precision(maps))
 
 
 def _check_maps(maps: Tensor) -> None:

@@ -1,9 +1,11 @@
 """The maps against the paper's sums, written out as loops in float64 (CAM-loss, Eq. 1–3)."""
 
+import math
+
 import pytest
 import torch
 
-from camlib.maps import caam, cam, grad_cam, minmax
+from camlib.maps import caam, cam, grad_cam, grad_cam_pp, minmax
 
 N, C, K, H, W = 3, 4, 5, 2, 3
 ROWS = {
@@ -140,12 +142,74 @@ def test_grad_cam_holds_its_channel_weights_constant(maps, weight):
     assert maps.grad.abs().sum() > 0
 
 
+@rows
+def test_grad_cam_pp_follows_its_paper(maps, weight, rows):
+    """w = Σ alpha relu(∂Y/∂f), alpha = ∂²Y / (2 ∂²Y + Σ f ∂³Y), with Y = exp(score).
+
+    z_i = Σ_k w_k^i mean(r_k f_k) is linear in the maps and has another gradient at each place.
+    """
+    ramp = torch.linspace(0.1, 3, C * H * W, dtype=torch.float64).view(C, H, W)
+    maps = maps.abs().requires_grad_()
+    logits = (maps * ramp).mean((2, 3)) @ weight.T
+    f, places = maps.detach().tolist(), [(y, x) for y in range(H) for x in range(W)]
+
+    def channel_weight(n, k):
+        y = math.exp(sum(rows[n][i] * logits[n, i].item() for i in range(K)))
+        total = 0.0
+        for a, b in places:
+            g = sum(rows[n][i] * weight[i, k].item() for i in range(K)) * ramp[k, a, b].item() / (H * W)
+            first, second, third = y * g, y * g**2, y * g**3
+            alpha = second / (2 * second + sum(f[n][k][i][j] * third for i, j in places))
+            total += alpha * max(0, first)
+        return total / y
+
+    expected = by_loops(lambda n, y, x: max(0, sum(channel_weight(n, k) * f[n][k][y][x] for k in range(C))))
+    assert expected.max() > 0
+    torch.testing.assert_close(grad_cam_pp(logits, maps, target_of(rows)), expected)
+
+
+@rows
+def test_grad_cam_pp_at_the_last_layer(maps, weight, rows):
+    """With g = w_k^i / (HW) at every place: relu(Σ_k relu(w_k^i) / (2 + w_k^i F_k) f_k)."""
+    f = maps.clone()
+    maps.requires_grad_()
+    logits = maps.mean((2, 3)) @ weight.T + 3
+
+    def channel_weight(n, k):
+        w = sum(rows[n][i] * weight[i, k].item() for i in range(K))
+        return max(0, w) / (2 + w * f[n, k].mean().item())
+
+    expected = by_loops(lambda n, y, x: max(0, sum(channel_weight(n, k) * f[n, k, y, x].item() for k in range(C))))
+    assert expected.min() == 0 < expected.max()
+    torch.testing.assert_close(grad_cam_pp(logits, maps, target_of(rows)), expected)
+
+
+def test_grad_cam_pp_of_tiny_gradients_is_not_lost_in_float32(maps, weight):
+    """The cube of 1e-16 is 0 in float32; alpha is 1/2 there."""
+    maps, tiny, target = maps.float().abs().requires_grad_(), 1e-16 * weight.float(), torch.tensor(ROWS["mixed"])
+    expected = torch.einsum("nc,nchw->nhw", (target @ tiny).relu() / 2, maps.detach())
+    torch.testing.assert_close(grad_cam_pp(maps.mean((2, 3)) @ tiny.T, maps, target), expected, rtol=1e-5, atol=0)
+
+
+def test_grad_cam_pp_holds_its_channel_weights_constant(maps, weight):
+    maps = maps.abs().requires_grad_()
+    target = target_of(ROWS["one-hot"])
+    logits = maps.pow(3).mean((2, 3)) @ weight.T
+    (g,) = torch.autograd.grad(logits.mul(target).sum(), maps, retain_graph=True)
+    channel_weights = (g.relu() / (2 + g * maps.detach().sum((2, 3), keepdim=True))).sum((2, 3))
+    map_ = grad_cam_pp(logits, maps, target)
+    (found,) = torch.autograd.grad(map_.sum(), maps)
+    torch.testing.assert_close(found, channel_weights[:, :, None, None] * (map_ > 0)[:, None])
+    assert found.abs().sum() > 0
+
+
 def test_a_batch_gives_each_image_its_own_map(maps, weight):
     target = target_of(ROWS["mixed"])
 
     def all_maps(f, t):
         f = f.detach().requires_grad_()
-        return torch.stack([cam(f, weight, t), minmax(caam(f)), grad_cam(f.square().mean((2, 3)) @ weight.T, f, t)])
+        logits = f.square().mean((2, 3)) @ weight.T
+        return torch.stack([cam(f, weight, t), minmax(caam(f)), grad_cam(logits, f, t), grad_cam_pp(logits, f, t)])
 
     alone = [all_maps(maps[n : n + 1], target[n : n + 1]) for n in range(N)]
     torch.testing.assert_close(all_maps(maps, target), torch.cat(alone, 1), rtol=1e-12, atol=1e-14)
@@ -182,6 +246,7 @@ def test_half_precision_maps_are_summed_in_float32(maps, weight, dtype, autocast
         (lambda f, w, t: minmax(f), r"a has shape \(3, 4, 2, 3\), expected \(N, H, W\)"),
         (lambda f, w, t: grad_cam(t @ w @ w.T, f, t), "do not depend on maps .* with gradients enabled"),
         (lambda f, w, t: grad_cam(f.mean((2, 3)) @ w.T, f.clone(), t), "not computed from these maps"),
+        (lambda f, w, t: grad_cam_pp(f.mean((2, 3)) @ w.T, f.clone(), t), "not computed from these maps"),
         (
             lambda f, w, t: grad_cam(f.mean((2, 3)) @ w.T, f, t[:, :2]),
             r"target has shape \(3, 2\), expected \(3, 5\)",
@@ -193,8 +258,9 @@ def test_errors(maps, weight, call, message):
         call(maps.requires_grad_(), weight, target_of(ROWS["one-hot"]))
 
 
-def test_grad_cam_needs_gradients(maps, weight):
+@pytest.mark.parametrize("gradient_map", [grad_cam, grad_cam_pp])
+def test_gradient_maps_need_gradients(maps, weight, gradient_map):
     with torch.no_grad():
         logits = maps.requires_grad_().mean((2, 3)) @ weight.T
     with pytest.raises(ValueError, match=r"not inside torch\.no_grad"):
-        grad_cam(logits, maps, target_of(ROWS["one-hot"]))
+        gradient_map(logits, maps, target_of(ROWS["one-hot"]))

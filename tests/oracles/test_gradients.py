@@ -1,16 +1,16 @@
-"""`grad_cam` and `cam` against captum, pytorch-grad-cam and torchcam on one net, at the last and inner stages."""
+"""`grad_cam`, `grad_cam_pp` and `cam` against captum, pytorch-grad-cam and torchcam on one net, at the last and inner stages."""
 
 import numpy as np
 import pytest
 import torch
 import torchvision
 from captum.attr import LayerGradCam
-from pytorch_grad_cam import GradCAM
+from pytorch_grad_cam import GradCAM, GradCAMPlusPlus
 from pytorch_grad_cam.utils.image import scale_cam_image
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torchcam import methods
 
-from camlib.maps import cam, grad_cam
+from camlib.maps import cam, grad_cam, grad_cam_pp
 from camlib.observe import observe
 from camlib.target import one_hot
 
@@ -61,6 +61,20 @@ def test_pytorch_grad_cam(model, ours, stage):
     scaled = scale_cam_image(scale_cam_image(ours[stage].numpy(), (96, 96)))
     assert scaled.max() > 0.99
     np.testing.assert_allclose(scaled, expected, atol=1e-4)
+
+
+@stages
+def test_grad_cam_pp_of_pytorch_grad_cam(model, stage):
+    """It adds 1e-6 to 2 g² + g³ Σ f, which is small beside them only where gradients are large."""
+    with torch.no_grad():
+        model.fc.weight *= 1000
+    out = observe(model, STAGES)(IMAGES)
+    found = grad_cam_pp(out.logits, out.maps[stage], one_hot(torch.tensor(LABELS), K)).detach()
+    with GradCAMPlusPlus(model, [model.get_submodule(STAGES[stage])]) as theirs:
+        expected = theirs(IMAGES, [ClassifierOutputTarget(label) for label in LABELS])
+    scaled = scale_cam_image(scale_cam_image(found.numpy(), (96, 96)))
+    assert scaled.max() > 0.99
+    np.testing.assert_allclose(scaled, expected, atol=1e-3)
 
 
 def test_cam_of_torchcam(model):
