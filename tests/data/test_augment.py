@@ -158,15 +158,20 @@ def test_cutmix_pastes_a_rectangle_and_mixes_by_its_area():
 
 
 def test_rectangles_of_cutmix_cover_a_uniform_share_before_they_are_clipped():
-    """A side √u of the image, u ~ U(0, 1), loses u/4 at the border on average over all centres."""
-    steps = 1000
-    uniform = [(i + 0.5) / steps for i in range(steps)]
-    expected = sum((u**0.5 - u / 4) ** 2 for u in uniform) / steps
+    """λ ~ Beta(1, 1), and a centre anywhere: areas against a sum over evenly spread shares and centres."""
+    even = [(i + 0.5) / 40 for i in range(40)]
+    expected = []
+    for uncovered in even:
+        half = (1 - uncovered) ** 0.5 / 2
+        sides = [min(1, centre + half) - max(0, centre - half) for centre in even]
+        expected += [height * width for height in sides for width in sides]
     images, rows, generator = torch.zeros(2, 1, 64, 64, dtype=torch.uint8), torch.eye(2), drawn()
     areas = [cutmix(images, rows, generator)[1][0, 1].item() for _ in range(2000)]
     mixed = [area for area in areas if area > 0]
     assert len(mixed) / len(areas) == pytest.approx(0.5, abs=0.04)
-    assert sum(mixed) / len(mixed) == pytest.approx(expected, abs=0.025)
+    for limit in (0.1, 0.2, 0.4, 0.6):
+        share = sum(area < limit for area in expected) / len(expected)
+        assert sum(area < limit for area in mixed) / len(mixed) == pytest.approx(share, abs=0.05)
 
 
 @operations
