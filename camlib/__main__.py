@@ -12,9 +12,9 @@ import torch
 
 from camlib import data, doctor, recipes, records
 from camlib.names import UnknownName, lookup
-from camlib.run import checkpoints, run
+from camlib.run import run
 from camlib.train import NotFiniteError, ResumeError, process_group
-from camlib.weights import keep
+from camlib.weights import checkpoints, keep
 
 # What a user can cause and mend. Anything else is a fault of camlib's and keeps its traceback.
 USER_ERRORS = (
@@ -42,10 +42,7 @@ def _list(arguments: argparse.Namespace) -> int:
     width = max(map(len, table.cells))
     for cell in table.cells.values():
         state = _counts(runs[(runs["row"] == cell.row) & (runs["column"] == cell.column)]) or "not run"
-        try:
-            cell.at("paper")
-        except recipes.NotRunnable:
-            state += "; no recipe" if cell.experiment is None else f"; net {cell.experiment.net} is not built yet"
+        state += "; no recipe" if cell.experiment is None else ""
         print(f"{cell.name:<{width}}  {state}{f' (the runs of {cell.shared})' if cell.shared else ''}")
     return 0
 
@@ -80,6 +77,7 @@ def _run(arguments: argparse.Namespace) -> int:
                 out=arguments.out,
                 data=arguments.data,
                 device=device,
+                start=arguments.start,
                 time_limit=arguments.time_limit,
             )
     except KeyboardInterrupt:
@@ -92,7 +90,7 @@ def _run(arguments: argparse.Namespace) -> int:
         return 0
     folder = arguments.records or arguments.out / "records"
     added = records.append(record, folder)
-    print(f"{which}: test accuracy {record.metrics['accuracy']:.2%}")
+    print(f"{which}: test {cell.metric.replace('_', ' ')} {record.metrics[cell.metric]:.2%}")
     path = records.path_of(record.about["table"], folder)
     print(f"recorded in {path}" if added else f"this run stands in {path} already; nothing was added")
     if arguments.weights:
@@ -212,6 +210,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     run_.add_argument("--records", type=Path, help="folder for the record (default: OUT/records)")
     run_.add_argument("--weights", type=Path, help="folder for the trained net in half precision (default: not kept)")
+    run_.add_argument(
+        "--start", type=Path, metavar="FILE", help="weights of such a net to start from, all but the classifier's"
+    )
     run_.add_argument(
         "--time-limit",
         type=_number_from_0(float),

@@ -1,22 +1,28 @@
-"""What a chapter calls: one set-up, figures with captions and alternative text, checks of answers."""
+"""What a chapter calls: one set-up, figures with captions and alternative text, tables, checks of answers."""
 
 import base64
 import html
 import io
 import os
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import pandas
 import torch
 from IPython.display import HTML, display
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 
+from camlib import recipes, records
 from camlib.names import lookup
 from camlib.provenance import commit, device_name, versions
 from camlib.recipes import PRESETS
+from camlib.run import run
+from camlib.train import Record
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,85 @@ class Book:
         """Where a run of this chapter keeps its checkpoints; None at the quick preset, which trains anew."""
         root = Path(os.environ.get("CAMLIB_RUNS", "~/.cache/camlib/runs")).expanduser()
         return None if self.preset == "quick" else root / self.preset / name
+
+    @cached_property
+    def _runs(self) -> Path:
+        """Where the cells that this chapter trains keep their checkpoints, teachers among them."""
+        return self.folder("tables") or Path(tempfile.mkdtemp())
+
+    def train(self, name: str) -> Record:
+        """Train one cell of a table at the preset in force, and say in one line what came out.
+
+        Args:
+            name: TABLE/ROW/COLUMN.
+
+        Raises:
+            KeyError: there is no such cell.
+            NotRunnable: the cell has no recipe.
+        """
+        cell = recipes.cell(name)
+        table = recipes.TABLES[cell.table]
+        record = run(cell, self.preset, self.seed, out=self._runs, device=self.device, progress=False)
+        value = records.in_unit(record.metrics[cell.metric], table.unit)
+        what = f"{table.rows[cell.row]}, {table.columns[cell.column]}: {value:.2f} {table.unit}"
+        print(f"{what} on {record.about['data']}, with {record.about['net']} after {record.epochs_done} epochs")
+        return record
+
+    def table(self, name: str) -> pandas.DataFrame:
+        """Every cell of a table: the paper's number beside ours, by the paper's protocol and by the short one.
+
+        Raises:
+            KeyError: there is no such table.
+        """
+        table = lookup(recipes.TABLES, name, "table")
+        frame = records.table(name)
+        cited = [" (cited)" if cell.cited else "" for cell in table.cells.values()]
+        paper = [
+            "–" if number != number else f"{number:.2f}{c}" for number, c in zip(frame["paper"], cited, strict=True)
+        ]
+        shown = pandas.DataFrame(
+            {
+                "paper": paper,
+                "ours, paper protocol": frame["text"],
+                "ours, short protocol": records.table(name, "short")["text"],
+            }
+        )
+        headings = frame["row"].map(table.rows), frame["column"].map(table.columns)
+        shown.index = pandas.MultiIndex.from_arrays(headings, names=(table.unit, ""))
+        return shown
+
+    def commands(self, name: str) -> None:
+        """Print, for every cell of a table, the command that trains it, or why there is none.
+
+        Raises:
+            KeyError: there is no such table.
+        """
+        for cell in lookup(recipes.TABLES, name, "table").cells.values():
+            if cell.experiment is None:
+                print(f"{cell.name}: no command, the paper cites {cell.cited}")
+            elif cell.shared:
+                print(f"{cell.name}: the runs of {cell.shared}")
+            else:
+                print(f"python -m camlib run {cell.name} --preset paper --seed 0")
+
+    def verdicts(self, name: str, baseline: str | None = None) -> None:
+        """Print the verdict on every cell of a table that has paired runs, by each protocol.
+
+        Args:
+            name: the table.
+            baseline: the column that the others are compared with, the table's own by default.
+
+        Raises:
+            KeyError: there is no such table or column.
+        """
+        table = lookup(recipes.TABLES, name, "table")
+        for preset in ("paper", "short"):
+            judged = [line for line in records.verdicts(name, preset, baseline).itertuples() if line.n]
+            for line in judged:
+                print(f"{table.rows[line.row]}, {table.columns[line.column]}, {preset} protocol:")
+                print(f"  {line.label.upper()}. {line.text}")
+            if not judged:
+                print(f"{preset} protocol: no pair of runs, so no verdict.")
 
     def show(self, figure: Figure, *, alt: str, caption: str) -> None:
         """Show a figure with a caption and, for readers who cannot see it, a text in its place.

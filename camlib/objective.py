@@ -1,6 +1,7 @@
 """An objective: terms, each with a weight that may change over time, summed into one loss."""
 
 import re
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -32,6 +33,9 @@ Term = Callable[[Output, Tensor, State], Tensor]
 
 Weight = float | Callable[[State], float]
 """A number, or a function of `State` that gives one."""
+
+Mix = Callable[[nn.Module, Tensor, Tensor], tuple[Output, Tensor]]
+"""Takes (observed model, images, target), runs the model, returns its output and the target that belongs to it."""
 
 
 @dataclass(frozen=True)
@@ -80,40 +84,51 @@ class after_accuracy(nn.Module):
         return self.value if self.switched_on else 0.0
 
 
+TAKEN = ("loss", "logits", "correct", "images", "accuracy")  # what objective and loop count themselves
+
+
 class Objective(nn.Module):
     """A weighted sum of loss terms, as `Objective(ce=(1.0, CrossEntropy()), cam=(step_at(20, 3.0), CAMLoss()))`.
 
     Args:
         teacher: an observed model whose output for the same images the terms find in `state.teacher`.
-            It is frozen and stays in evaluation mode.
+            It is frozen and stays in evaluation mode. It moves with the objective from device to device, but is
+            none of its parts: checkpoints of a student do not hold its teacher.
+        mix: runs the model in place of a plain call and may mix hidden states and targets, as
+            `camlib.regularize.ManifoldMixup`.
         **terms: name=(weight, term).
 
     Raises:
-        ValueError: no term, a term that is not a pair of weight and callable, or one called "loss" or "logits".
+        ValueError: no term, a term that is not a pair of weight and callable, or a name that is taken.
     """
 
-    def __init__(self, teacher: nn.Module | None = None, **terms: tuple[Weight, Term]):
+    def __init__(self, teacher: nn.Module | None = None, mix: Mix | None = None, **terms: tuple[Weight, Term]):
         super().__init__()
         if not terms:
             raise ValueError("an objective needs at least one term, as ce=(1.0, CrossEntropy())")
         for name, pair in terms.items():
-            if name in ("loss", "logits"):
-                raise ValueError(f"a term cannot be called '{name}': the objective returns its own '{name}'")
+            if name in TAKEN:
+                raise ValueError(f"a term cannot be called '{name}': the history of a run has its own '{name}'")
             if not (isinstance(pair, tuple) and len(pair) == 2 and callable(pair[1])):
                 raise ValueError(f"term '{name}' is {pair!r}, expected (weight, term), as (1.0, CrossEntropy())")
             for part, member in zip(("weight", "term"), pair, strict=True):
                 if isinstance(member, nn.Module):
                     self.add_module(f"{name}_{part}", member)
-        self.terms = terms
-        self.teacher = teacher
+        self.terms, self.mix = terms, mix
+        object.__setattr__(self, "teacher", teacher)  # unseen by nn.Module, and so by its state_dict
         if teacher is not None:
             teacher.eval().requires_grad_(False)
 
     def train(self, mode: bool = True) -> "Objective":
         super().train(mode)
         if self.teacher is not None:
-            self.teacher.eval()
+            self.teacher.eval()  # whoever else holds it may have set it to training
         return self
+
+    def _apply(self, *arguments, **options) -> "Objective":
+        if self.teacher is not None:
+            self.teacher._apply(*arguments, **options)
+        return super()._apply(*arguments, **options)
 
     def parameter_groups(self) -> list[dict]:
         """Parameters that terms own, as groups for an optimiser.
@@ -127,11 +142,21 @@ class Objective(nn.Module):
         return [{"params": parameters, **settings} for parameters, settings in owned if parameters]
 
     def describe(self) -> dict[str, str]:
-        """Each term with its weight, as text: what a checkpoint and a record remember of the objective."""
+        """Each term with its weight, as text: what a checkpoint and a record remember of the objective.
+
+        A teacher is named by a checksum of its weights.
+        """
         # A function's text ends in its address, which is another one in the next process.
-        return {
-            name: re.sub(r" at 0x[0-9a-fA-F]+", "", f"{weight} * {term}") for name, (weight, term) in self.terms.items()
-        }
+        texts = {name: f"{weight} * {term}" for name, (weight, term) in self.terms.items()}
+        if self.mix is not None:
+            texts["mix"] = str(self.mix)
+        texts = {name: re.sub(r" at 0x[0-9a-fA-F]+", "", text) for name, text in texts.items()}
+        if self.teacher is not None:
+            checksum = 0
+            for tensor in self.teacher.state_dict().values():
+                checksum = zlib.crc32(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy(), checksum)
+            texts["teacher"] = f"{checksum:08x}"
+        return texts
 
     def forward(
         self, observed: nn.Module, images: Tensor, target: Tensor, state: State | None = None
@@ -151,7 +176,7 @@ class Objective(nn.Module):
         Raises:
             ValueError: the target does not fit the logits.
         """
-        out = observed(images)
+        out, target = self.mix(observed, images, target) if self.mix else (observed(images), target)
         check_target(target, *out.logits.shape)
         state = state or State()
         if self.teacher is not None:

@@ -177,13 +177,12 @@ def validate(line: Any, where: str) -> None:
         if not math.isfinite(number):
             raise RecordError(f"{where}: {name} is {number}, expected a finite number")
     try:
-        recipes.cell(f"{line['table']}/{line['row']}/{line['column']}")
+        metric = recipes.cell(f"{line['table']}/{line['row']}/{line['column']}").metric
         lookup(recipes.PRESETS, line["preset"], "preset")
     except UnknownName as error:
         raise RecordError(f"{where}: {error}") from error
     if line["epochs_done"] != line["epochs_asked"]:
         raise RecordError(f"{where}: only {line['epochs_done']} of {line['epochs_asked']} epochs are done")
-    metric = recipes.TABLES[line["table"]].metric
     if metric not in line["metrics"]:
         raise RecordError(f"{where}: metrics lacks {metric}, the number that {line['table']} shows")
 
@@ -226,7 +225,7 @@ def results(table: str, folder: Path | None = None) -> pd.DataFrame:
         for preset, group in runs.groupby("preset"):
             _check_alike(group, f"{path_of(home, folder)}: {cell.runs} at preset {preset}")
         for run in runs.itertuples():
-            value = _in_unit(run.metrics[entry.metric], entry.unit)
+            value = in_unit(run.metrics[cell.metric], entry.unit)
             found.append((cell.row, cell.column, run.preset, run.seed, value))
     return pd.DataFrame(found, columns=["row", "column", "preset", "seed", "value"])
 
@@ -235,6 +234,8 @@ def _check_alike(runs: pd.DataFrame, where: str) -> None:
     first = runs.iloc[0]
     for _, run in runs.iloc[1:].iterrows():
         differing = [name for name in ("net", "data_checksum") if run[name] != first[name]]
+        # A run from a file of weights is no run of the cell whose weights it should have started from.
+        differing += ["start"] if _origin(run) != _origin(first) else []
         # A recipe that has learnt a new field since still agrees with the older ones.
         common = first["recipe"].keys() & run["recipe"].keys()
         differing += [f"recipe.{name}" for name in sorted(common) if run["recipe"][name] != first["recipe"][name]]
@@ -245,7 +246,13 @@ def _check_alike(runs: pd.DataFrame, where: str) -> None:
             )
 
 
-def _in_unit(share: float, unit: str) -> float:
+def _origin(run: pd.Series) -> str | None:
+    start = run.get("start")
+    return start["from"] if isinstance(start, dict) else None
+
+
+def in_unit(share: float, unit: str) -> float:
+    """A share in 0 … 1 as a table shows it, in "error %" or "accuracy %"."""
     return 100 * (1 - share) if unit == "error %" else 100 * share
 
 
@@ -417,14 +424,14 @@ def _points(gain: float, unit: str, spread: str = "") -> str:
 
 
 def verdicts(
-    table: str, preset: str = "paper", baseline_column: str = "ce", folder: Path | None = None
+    table: str, preset: str = "paper", baseline_column: str | None = None, folder: Path | None = None
 ) -> pd.DataFrame:
     """The verdict on every cell of a table against the baseline of its row.
 
     Args:
         table: a name of `camlib.recipes.TABLES`.
         preset: only runs of this preset are looked at.
-        baseline_column: the column that the others are compared with.
+        baseline_column: the column that the others are compared with, the table's baseline by default.
         folder: of the records, `data/records` by default.
 
     Returns:
@@ -436,12 +443,13 @@ def verdicts(
         UnknownName: there is no such table, preset or column.
     """
     entry = lookup(recipes.TABLES, table, "table")
+    baseline_column = baseline_column or entry.baseline
     lookup(entry.columns, baseline_column, "column")
     runs = results(table, folder)
     lines = []
     for cell in entry.cells.values():
         if cell.column != baseline_column:
-            baseline = lookup(entry.cells, f"{table}/{cell.row}/{baseline_column}", "cell")
+            baseline = entry.cells[f"{table}/{cell.row}/{baseline_column}"]
             claim = _claim(baseline, cell, entry.unit)
             arms = (_by_seed(runs, arm, preset) for arm in (baseline, cell))
             judged = verdict(*arms, claim, unit=entry.unit, preset=preset)

@@ -6,7 +6,7 @@ import os
 import platform
 import resource
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,9 @@ from camlib.objective import Objective, State
 from camlib.observe import Observed, observe
 from camlib.provenance import commit, device_name, versions
 
+Test = Callable[[nn.Module, Loader, str], dict[str, float]]
+"""Takes (observed model, test loader, precision), returns metrics by name, shares in 0 … 1."""
+
 LOOK_EVERY = 50  # steps between looks at the losses: each look makes an accelerator wait
 SAVE_EVERY = 600.0  # seconds between checkpoints inside an epoch, so that a lost machine costs little
 
@@ -35,13 +38,16 @@ class Recipe:
         epochs: passes over the training images.
         learning_rate: at the start.
         schedule: "cosine" (half a cosine from the learning rate to 0) or "steps" (times `decay` at each
-            milestone), both set at the start of every epoch.
+            milestone, so constant without any), both set at the start of every epoch.
         milestones: epochs at which "steps" lowers the learning rate, counted from 0.
         decay: the factor of "steps".
-        momentum, nesterov, weight_decay: of stochastic gradient descent.
+        optimizer: "sgd", or "adam" with its usual moments.
+        momentum, nesterov: of stochastic gradient descent.
+        weight_decay: added to the gradient as this share of each weight.
         precision: "float32", or "bfloat16" or "float16" for automatic mixed precision.
         channels_last: keep images and maps with channels as the fastest dimension.
         compile: compile the model's blocks one by one with torch.compile.
+        test_every: epochs from one test to the next; the last epoch is always tested.
 
     Raises:
         ValueError: a value is unknown or out of range.
@@ -52,12 +58,14 @@ class Recipe:
     schedule: str = "cosine"
     milestones: tuple[int, ...] = ()
     decay: float = 0.1
+    optimizer: str = "sgd"
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 1e-4
     precision: str = "float32"
     channels_last: bool = False
     compile: bool = False
+    test_every: int = 1
 
     def __post_init__(self):
         if self.epochs < 1:
@@ -66,6 +74,10 @@ class Recipe:
             raise ValueError(f"learning_rate is {self.learning_rate}, expected more than 0")
         if self.schedule not in ("cosine", "steps"):
             raise ValueError(f"schedule is '{self.schedule}', expected 'cosine' or 'steps'")
+        if self.optimizer not in ("sgd", "adam"):
+            raise ValueError(f"optimizer is '{self.optimizer}', expected 'sgd' or 'adam'")
+        if self.test_every < 1:
+            raise ValueError(f"test_every is {self.test_every}, expected at least 1")
         if self.precision not in ("float32", "bfloat16", "float16"):
             raise ValueError(f"precision is '{self.precision}', expected 'float32', 'bfloat16' or 'float16'")
 
@@ -84,7 +96,8 @@ class Record:
         metrics: at the end of the last epoch, by name; shares in 0 … 1.
         best: the best accuracy and top-5 accuracy over the epochs, and the epoch; kept, never shown as the
             result.
-        history: one entry per epoch: training loss, each term, training accuracy and the test metrics.
+        history: one entry per epoch: training loss, each term, training accuracy and, if it was tested, the
+            test metrics.
         epochs_done, epochs_asked: equal in a finished run.
         objective, recipe, loader: what was trained, as data.
         device, precision, processes, versions, commit: where and with what; of a run that was resumed with
@@ -173,6 +186,7 @@ def fit(
     recipe: Recipe,
     *,
     out: Path | str | None = None,
+    test: Test | None = None,
     resume: str = "auto",
     time_limit: float | None = None,
     progress: bool = True,
@@ -193,6 +207,7 @@ def fit(
         loaders: of the training and of the test images.
         recipe: optimiser, length and arithmetic.
         out: a folder for the checkpoints of this run alone; None to keep none.
+        test: what a test of the model is; `evaluate` by default.
         resume: "auto" goes on from the last checkpoint in `out`, if any; "never" removes what is there.
         time_limit: seconds after which the run stops at a checkpoint; it is then unfinished.
         progress: show a progress bar (the environment variable TQDM_DISABLE=1 hides it, too).
@@ -212,7 +227,7 @@ def fit(
         raise ValueError(f"resume is '{resume}', expected 'auto' or 'never'")
     if time_limit is not None and out is None:
         raise ValueError("time_limit needs out=, a folder for the checkpoint to stop at")
-    run = _Run(model, objective, loaders, recipe, None if out is None else Path(out), resume)
+    run = _Run(model, objective, loaders, recipe, None if out is None else Path(out), test or evaluate, resume)
     shown = {} if progress and run.rank == 0 else {"disable": True}
     own_generator = torch.random.fork_rng([run.device] if run.device.type == "cuda" else [])
     steps = len(loaders[0])
@@ -228,11 +243,11 @@ def fit(
 class _Run:
     """One training run: all that a checkpoint holds, and how it moves on."""
 
-    def __init__(self, model, objective, loaders, recipe, out, resume):
+    def __init__(self, model, objective, loaders, recipe, out, test, resume):
         self.started = self.saved = time.monotonic()
         self.train_loader, self.test_loader = loaders
         self.device = self.train_loader.device
-        self.recipe, self.out = recipe, out
+        self.recipe, self.out, self.test = recipe, out, test
         self.rank, self.world = _place()
         smallest = self.batch_images(len(self.train_loader) - 1)
         if smallest < self.world:
@@ -246,12 +261,8 @@ class _Run:
         self.objective = objective.to(self.device)
         if recipe.compile:
             self.observed.compile_blocks()
-        self.optimizer = torch.optim.SGD(
-            [{"params": list(self.observed.parameters())}, *objective.parameter_groups()],
-            lr=recipe.learning_rate,
-            momentum=recipe.momentum,
-            weight_decay=recipe.weight_decay,
-            nesterov=recipe.nesterov,
+        self.optimizer = _optimizer(
+            [{"params": list(self.observed.parameters())}, *objective.parameter_groups()], recipe
         )
         for group in self.optimizer.param_groups:
             group["relative"] = group["lr"] / recipe.learning_rate
@@ -373,7 +384,7 @@ class _Run:
     def batch_images(self, step: int) -> int:
         """Images in the batch of a step, over all processes."""
         size = self.train_loader.batch_size
-        return min(size, len(self.train_loader.images) - step * size)
+        return min(size, self.train_loader.count - step * size)
 
     def look(self, bar: tqdm) -> None:
         """Add the pending steps to the epoch's totals; stop if a loss in them or a weight is not finite."""
@@ -416,9 +427,13 @@ class _Run:
         now = self.now
         if self.world > 1:
             _copy_from_first(self.observed.buffers())  # each process had statistics of its own images
-        test = evaluate(self.observed, self.test_loader, self.recipe.precision)
-        if not math.isfinite(test["loss"]):
-            raise self.not_finite(f"the test loss is {test['loss']} after", now.step - 1, "")
+        done = now.epoch + 1
+        test = {}
+        if done % self.recipe.test_every == 0 or done == self.recipe.epochs:
+            test = self.test(self.observed, self.test_loader, self.recipe.precision)
+        for name, value in test.items():
+            if not math.isfinite(value):
+                raise self.not_finite(f"the test's {name} is {value} after", now.step - 1, "")
         images, correct = now.totals.pop("images"), now.totals.pop("correct")
         entry = {f"train_{name}": total / images for name, total in now.totals.items()}
         entry |= {"train_accuracy": correct / images, "learning_rate": rate}
@@ -451,8 +466,10 @@ class _Run:
         history = self.now.history
         best = {}
         for name in ("accuracy", "top5_accuracy"):
-            values = [entry[f"test_{name}"] for entry in history]
-            best |= {name: {"value": max(values), "epoch": values.index(max(values))}} if values else {}
+            values = {epoch: entry[f"test_{name}"] for epoch, entry in enumerate(history) if f"test_{name}" in entry}
+            if values:
+                epoch = max(values, key=values.get)
+                best[name] = {"value": values[epoch], "epoch": epoch}
         last = history[-1] if history else {}
         return Record(
             metrics={n.removeprefix("test_"): value for n, value in last.items() if n.startswith("test_")},
@@ -509,7 +526,7 @@ def evaluate(model: nn.Module, loader: Loader, precision: str = "float32") -> di
         sums = sums.to(loader.device)
         dist.all_reduce(sums)
     correct, top5, loss, rank_of_maps, first_share = sums.tolist()
-    images, first_batch = len(loader.images), min(loader.batch_size, len(loader.images))
+    images, first_batch = loader.count, min(loader.batch_size, loader.count)
     return {
         "accuracy": correct / images,
         "top5_accuracy": top5 / images,
@@ -517,6 +534,13 @@ def evaluate(model: nn.Module, loader: Loader, precision: str = "float32") -> di
         "spatial_rank": rank_of_maps / first_batch,
         "first_share": first_share / first_batch,
     }
+
+
+def _optimizer(groups: list[dict[str, Any]], recipe: Recipe) -> torch.optim.Optimizer:
+    common = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
+    if recipe.optimizer == "adam":
+        return torch.optim.Adam(groups, **common)
+    return torch.optim.SGD(groups, momentum=recipe.momentum, nesterov=recipe.nesterov, **common)
 
 
 def _place() -> tuple[int, int]:

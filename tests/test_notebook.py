@@ -2,10 +2,12 @@
 
 import matplotlib
 import pytest
+import samples
 import torch
 from matplotlib import pyplot
 
 import camlib.notebook
+from camlib import recipes, records
 
 matplotlib.use("agg")
 
@@ -80,3 +82,39 @@ def test_check(book, capsys, answer, says):
     capsys.readouterr()
     book.check(answer, lambda: 0.5, "halve it")
     assert capsys.readouterr().out.startswith(says)
+
+
+def test_a_table_shows_every_cell_cited_ones_marked(book):
+    table = recipes.TABLES["cam-table-2"]
+    shown = book.table("cam-table-2")
+    assert len(shown) == len(table.cells)
+    assert list(shown.columns) == ["paper", "ours, paper protocol", "ours, short protocol"]
+    assert shown["paper"]["PyramidNet-200, Cutout, top-1", "CE loss"] == "16.53 (cited)"
+    assert shown["paper"]["PyramidNet-200, ShakeDrop, top-5", "with CAM-loss"] == "2.56"
+    assert book.table("cam-scenes")["paper"].unique().tolist() == ["–"]
+
+
+def test_commands_name_what_to_run_and_why_not(book, capsys):
+    book.commands("cam-table-2")
+    lines = capsys.readouterr().out.splitlines()
+    assert "python -m camlib run cam-table-2/pyramid_both/cam --preset paper --seed 0" in lines
+    assert "cam-table-2/pyramid_both_top5/cam: the runs of cam-table-2/pyramid_both/cam" in lines
+    assert "cam-table-2/pyramid_mixup/ce: no command, the paper cites Yun et al. 2019" in lines
+    assert len([line for line in lines if "cam-table-2/" in line]) == len(recipes.TABLES["cam-table-2"].cells)
+
+
+def test_verdicts_are_those_of_the_records(book, capsys):
+    book.verdicts("cam-scenes")
+    printed = capsys.readouterr().out
+    for judged in records.verdicts("cam-scenes").itertuples():
+        assert f"{judged.label.upper()}. {judged.text}" in printed
+    assert "short protocol: no pair of runs, so no verdict." in printed
+
+
+def test_train_runs_a_cell_at_the_preset(book, capsys, monkeypatch):
+    monkeypatch.setitem(recipes.PRESETS, "quick", samples.tiny)
+    capsys.readouterr()
+    record = book.train("cam-table-7/f/kd")
+    assert record.about["teacher"] == "cam-table-1/resnet20/ce"
+    error = 100 * (1 - record.metrics["accuracy"])
+    assert f"ResNet-8 (not in the paper), KD: {error:.2f} error % on scenes, with resnet8" in capsys.readouterr().out

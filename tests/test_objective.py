@@ -206,3 +206,49 @@ def test_the_lines_of_the_readme_train_a_foreign_model():
     for parameter in names["model"].parameters():
         assert parameter.grad.isfinite().all()
         assert parameter.grad.abs().sum() > 0
+
+
+def test_the_teacher_moves_with_the_objective_and_is_none_of_its_parts():
+    teacher = observe(create("resnet8", 3))
+    objective = Objective(teacher=teacher, ce=(1.0, CrossEntropy()))
+    assert objective.state_dict() == {}
+    assert list(objective.parameters()) == []
+    objective.to("meta")
+    assert {parameter.device.type for parameter in teacher.parameters()} == {"meta"}
+
+
+def test_the_teacher_is_named_by_its_weights():
+    torch.manual_seed(0)
+    teacher = observe(create("resnet8", 3))
+    objective = Objective(teacher=teacher, ce=(1.0, CrossEntropy()))
+    first = objective.describe()
+    assert list(first) == ["ce", "teacher"]
+    assert objective.describe() == first
+    with torch.no_grad():
+        teacher.head.bias[0] += 1e-3
+    assert objective.describe()["teacher"] != first["teacher"]
+
+
+def test_mix_runs_the_model_and_gives_the_target(observed):
+    """The terms see what `mix` returned, and the history remembers its name."""
+
+    class Halves:
+        def __call__(self, model, images, target):
+            return model(images / 2), (target + target.flip(0)) / 2
+
+        def __repr__(self):
+            return "Halves()"
+
+    spy = Spy()
+    objective = Objective(mix=Halves(), spy=(1.0, spy))
+    objective(observed, IMAGES, TARGET)
+    out, target, _ = spy.calls[0]
+    assert torch.equal(out.logits, observed(IMAGES / 2).logits)
+    assert torch.equal(target, (TARGET + TARGET.flip(0)) / 2)
+    assert objective.describe()["mix"] == "Halves()"
+
+
+@pytest.mark.parametrize("name", ["loss", "logits", "correct", "images", "accuracy"])
+def test_names_that_the_history_needs_are_taken(name):
+    with pytest.raises(ValueError, match=f"a term cannot be called '{name}'"):
+        Objective(**{name: (1.0, CrossEntropy())})

@@ -4,14 +4,18 @@ import math
 from dataclasses import replace
 
 import pytest
+import samples
 import torch
+from PIL import Image
 
-from camlib import records
+from camlib import checkpoint, recipes, records
 from camlib.data import DataError, datasets, load
+from camlib.models import create
 from camlib.names import UnknownName
 from camlib.recipes import Cell, Experiment, NotRunnable, call, cell
-from camlib.run import checkpoints, loaders, run
+from camlib.run import loaders, run
 from camlib.train import Recipe, ResumeError
+from camlib.weights import checkpoints
 
 TERMS = {"ce": (1.0, call("CrossEntropy")), "cam": (call("step_at", start=1, value=3.0), call("CAMLoss"))}
 TINY = Experiment("resnet8", "scenes", TERMS, Recipe(epochs=2), 32, train_images=96, test_images=40)
@@ -102,7 +106,7 @@ def test_unknown_preset_and_a_cell_without_recipe(tmp_path):
     with pytest.raises(UnknownName, match="no preset is called 'papper'"):
         run(tiny(), "papper", 0, out=tmp_path)
     with pytest.raises(NotRunnable, match="has no recipe"):
-        run(cell("cam-table-1/resnet50/ce"), "paper", 0, out=tmp_path)
+        run(cell("cam-table-2/pyramid_cutout/ce"), "paper", 0, out=tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -136,3 +140,60 @@ def test_loaders_normalise_both_splits_by_the_training_images_and_augment_only_t
         True,
     )
     assert (test_loader.augment, test_loader.shuffle) == ((), False)
+
+
+def test_a_teacher_is_trained_first_and_the_same_for_every_student(tmp_path, monkeypatch):
+    monkeypatch.setitem(recipes.PRESETS, "quick", samples.tiny)
+    students = [cell(f"cam-table-7/f/{arm}") for arm in ("kd", "ccm")]
+    made = [run(student, "quick", 1, out=tmp_path, progress=False) for student in students]
+    folder = tmp_path / "weights"
+    assert [path.name for path in folder.rglob("*.pt")] == ["resnet20-ce-quick-seed-0.pt"]
+    assert {record.about["teacher"] for record in made} == {"cam-table-1/resnet20/ce"}
+    assert made[0].objective["teacher"] == made[1].objective["teacher"]
+    again = run(students[0], "quick", 1, out=tmp_path, progress=False)
+    assert again.history == made[0].history
+
+
+def test_a_run_starts_from_the_net_of_its_own_seed(tmp_path, monkeypatch):
+    monkeypatch.setitem(recipes.PRESETS, "quick", samples.tiny)
+    record = run(cell("cam-table-5/cub200/cam"), "quick", 2, out=tmp_path, progress=False)
+    assert record.about["start"] == {"from": "cam-table-1/resnet50/cam"}
+    assert record.about["data"] == "scenes_fine"
+    assert [path.name for path in (tmp_path / "weights").rglob("*.pt")] == ["resnet50-cam-quick-seed-2.pt"]
+
+
+def test_a_run_can_start_from_a_file(tmp_path):
+    still = tiny(experiment=replace(TINY, recipe=Recipe(epochs=1, learning_rate=1e-12), terms={"ce": TERMS["ce"]}))
+    torch.manual_seed(9)
+    source = create("resnet8", 10)
+    torch.save(source.state_dict(), tmp_path / "source.pt")
+    record = train(still, tmp_path, start=tmp_path / "source.pt")
+    assert record.about["start"] == {"from": "source.pt"}
+    trained = checkpoint.load_last(checkpoints(still, "paper", 0, tmp_path))["model"]
+    torch.testing.assert_close(trained["layer3.0.conv1.weight"], source.layer3[0].conv1.weight.detach())
+    other = tmp_path / "other.pt"
+    torch.save(create("resnet20", 10).state_dict(), other)
+    with pytest.raises(ValueError, match="belong to another net"):
+        train(tiny("ce"), tmp_path, start=other)
+
+
+def test_a_few_shot_cell_trains_on_base_classes_and_is_tested_on_novel_ones(tmp_path, monkeypatch):
+    monkeypatch.setitem(recipes.PRESETS, "quick", samples.tiny)
+    record = run(cell("cam-table-6/cub_5_shot/cam"), "quick", 0, out=tmp_path, progress=False)
+    assert record.about["row"] == "cub_1_shot"
+    assert 0 <= record.metrics["accuracy_5_shot"] <= 1
+    assert records.append(record, tmp_path / "records")
+    assert set(records.results("cam-table-6", tmp_path / "records")["row"]) == {"cub_1_shot", "cub_5_shot"}
+
+
+def test_images_in_files_are_streamed(tmp_path):
+    for number in range(8):
+        Image.new("RGB", (50, 40), (30 * number, 0, 0)).save(tmp_path / f"{number}.png")
+    paths = tuple(sorted(tmp_path.glob("*.png")))
+    files = datasets.FileSet(paths, torch.arange(8) % 2, ("dark", "light"))
+    experiment = replace(TINY, transform="few_shot_112", batch_size=4, augment=())
+    train_loader, test_loader = loaders(experiment, files, files, seed=5)
+    assert (len(train_loader), train_loader.count, test_loader.count) == (2, 8, 8)
+    images, target = next(train_loader.batches(0))
+    assert images.shape == (4, 3, 112, 112)
+    assert target.shape == (4, 2)

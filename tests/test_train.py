@@ -590,7 +590,7 @@ def test_a_gradient_that_is_not_a_number_does_not_reach_a_checkpoint(tmp_path):
 def test_a_test_loss_that_is_not_a_number_stops_the_run(tmp_path):
     images = loaders()
     images[1].mean = images[1].mean + math.inf
-    with pytest.raises(NotFiniteError, match="test loss is nan after epoch 0"):
+    with pytest.raises(NotFiniteError, match="test's loss is nan after epoch 0"):
         quiet(net(), objective(), images, out=tmp_path)
 
 
@@ -821,3 +821,67 @@ def test_a_loss_spoilt_in_one_process_stops_both(both):
 def test_a_last_batch_smaller_than_the_processes_is_refused(both):
     for results in both[1]:
         assert "the last batch has 1 images and cannot be shared among 2 processes" in results["small"]
+
+
+def test_adam_is_torchs(monkeypatch):
+    """Two steps by hand, with weight decay in the gradient."""
+    recipe = Recipe(epochs=1, learning_rate=1e-2, schedule="steps", optimizer="adam", weight_decay=0.1)
+    images = loaders(images=2 * BATCH, augment=())
+    mine, ours = observe(net()), observe(net())
+    optimizer = torch.optim.Adam(mine.parameters(), lr=1e-2, weight_decay=0.1)
+    mine.train()
+    for batch, target in images[0].batches(0):
+        optimizer.zero_grad()
+        F.cross_entropy(mine(batch).logits, target).backward()
+        optimizer.step()
+    quiet(ours, Objective(ce=(1.0, CrossEntropy())), images, recipe)
+    assert_same(ours.state_dict(), mine.state_dict(), rtol=1e-5, atol=1e-6)
+
+
+def test_a_schedule_in_steps_without_milestones_is_constant():
+    recipe = Recipe(epochs=9, learning_rate=0.3, schedule="steps")
+    assert {recipe.learning_rate_at(epoch) for epoch in range(9)} == {0.3}
+
+
+@pytest.mark.parametrize(("every", "tested"), [(1, [0, 1, 2, 3, 4]), (2, [1, 3, 4]), (5, [4]), (99, [4])])
+def test_the_last_epoch_is_always_tested(every, tested):
+    record = quiet(net(), Objective(ce=(1.0, CrossEntropy())), loaders(), Recipe(epochs=5, test_every=every))
+    assert [epoch for epoch, entry in enumerate(record.history) if "test_accuracy" in entry] == tested
+    assert all("train_accuracy" in entry for entry in record.history)
+    assert record.metrics["accuracy"] == record.history[-1]["test_accuracy"]
+    best = max(tested, key=lambda epoch: record.history[epoch]["test_accuracy"])
+    assert record.best["accuracy"] == {"value": record.history[best]["test_accuracy"], "epoch": best}
+
+
+def test_another_test_takes_the_place_of_evaluate():
+    seen = []
+
+    def half(model, loader, precision):
+        seen.append((model.in_channels, loader.count, precision))
+        return {"accuracy_1_shot": 0.5}
+
+    images = loaders()
+    record = quiet(net(), Objective(ce=(1.0, CrossEntropy())), images, test=half)
+    assert seen == [(3, images[1].count, "float32")] * 3
+    assert record.metrics == {"accuracy_1_shot": 0.5}
+    assert record.best == {}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [({"optimizer": "sdg"}, "optimizer is 'sdg'"), ({"test_every": 0}, "test_every is 0, expected at least 1")],
+)
+def test_values_of_a_recipe_that_are_out_of_range(values, message):
+    with pytest.raises(ValueError, match=message):
+        Recipe(epochs=1, **values)
+
+
+def test_a_student_with_another_teacher_is_another_run(tmp_path):
+    def terms(seed):
+        torch.manual_seed(seed)
+        return Objective(teacher=observe(models.create("resnet8", CLASSES)), ce=(1.0, CrossEntropy()))
+
+    quiet(net(), terms(0), loaders(), out=tmp_path, time_limit=0.0)
+    with pytest.raises(ResumeError, match=r"objective\.teacher was '[0-9a-f]{8}', now '[0-9a-f]{8}'"):
+        quiet(net(), terms(1), loaders(), out=tmp_path)
+    assert "teacher" not in str(checkpoint.load_last(tmp_path)["objective"].keys())

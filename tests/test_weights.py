@@ -58,3 +58,34 @@ def test_the_net_of_another_cell_is_refused(tmp_path):
     other = replace(CELL, column="cam")
     with pytest.raises(FileNotFoundError):
         weights.trained(other.name, "paper", 3, tmp_path)
+
+
+def test_start_from_lends_everything_but_the_classifier():
+    torch.manual_seed(0)
+    source, model = models.create("resnet8", 10), models.create("resnet8", 3)
+    own = model.fc.weight.clone()
+    weights.start_from(model, source.state_dict())
+    assert torch.equal(model.fc.weight, own)
+    for name, tensor in source.state_dict().items():
+        if not name.startswith("fc."):
+            assert torch.equal(model.state_dict()[name], tensor), name
+
+
+def test_start_from_needs_the_same_architecture():
+    deeper = models.create("resnet20", 10).state_dict()
+    with pytest.raises(ValueError, match=r"belong to another net: 'layer1.1.conv1.weight' is .* and nothing in the"):
+        weights.start_from(models.create("resnet8", 10), deeper)
+    grey = models.create("resnet8", 10, in_channels=1).state_dict()
+    with pytest.raises(ValueError, match=r"'conv1.weight' is \(16, 1, 3, 3\) in them and \(16, 3, 3, 3\) in the model"):
+        weights.start_from(models.create("resnet8", 10), grey)
+
+
+def test_a_file_of_weights_is_read_in_single_precision(tmp_path):
+    net = models.create("resnet8", 10)
+    torch.save(net.half().state_dict(), tmp_path / "net.pt")
+    state = weights.read(tmp_path / "net.pt")
+    assert state["conv1.weight"].dtype == torch.float32
+    assert state["bn1.num_batches_tracked"].dtype == torch.int64
+    torch.save({"epoch": 3}, tmp_path / "other.pt")
+    with pytest.raises(ValueError, match=r"other.pt does not hold the named tensors"):
+        weights.read(tmp_path / "other.pt")
