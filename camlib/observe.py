@@ -35,7 +35,7 @@ class Observed(nn.Module):
     Attributes:
         graph: the traced model, a `torch.fx.GraphModule`.
         stages: the name of the operation behind each entry of `Output.maps`.
-        head: the classifier, an `nn.Linear`.
+        head: the classifier, an `nn.Linear` or a class made from it, as `camlib.models.CosineHead`.
     """
 
     def __init__(self, graph: fx.GraphModule, stages: tuple[str, ...], head: str):
@@ -99,7 +99,8 @@ def observe(model: nn.Module, stages: tuple[str, ...] | None = None) -> Observed
 
     It works on every model that ends in global average pooling and one linear layer: the nets of
     `camlib.models`, of `torchvision.models` and of timm. The model is traced symbolically once; the tensor
-    in front of the pooling becomes `maps[-1]`, so that mean(CAM) + bias is the logit (CAM-loss, Eq. 1).
+    in front of the pooling becomes `maps[-1]`, so that mean(CAM) + bias is the logit (CAM-loss, Eq. 1), or, for a
+    subclass of `nn.Linear`, what that class makes of the two.
 
     Args:
         model: the classifier. Its parameters are shared, not copied. Auxiliary heads that it uses in
@@ -186,7 +187,7 @@ def _head(graph: fx.GraphModule, model: nn.Module) -> fx.Node:
     result = next(node for node in graph.graph.nodes if node.op == "output").args[0]
     while isinstance(result, fx.Node) and _kind(graph, result) in (nn.Identity, nn.Flatten):  # as in timm's heads
         result = result.args[0]
-    if not (isinstance(result, fx.Node) and _kind(graph, result) is nn.Linear):
+    if not (isinstance(result, fx.Node) and _is_linear(graph, result)):
         _look_inside(graph, result)
         raise NotObservable(
             f"{type(model).__name__} does not end in a linear layer but in {_describe(graph, result)}: "
@@ -291,6 +292,10 @@ def _node_of(graph: fx.GraphModule, stage: str, shapes: dict[fx.Node, tuple[int,
 def _kind(graph: fx.GraphModule, node: fx.Node) -> object:
     """What a node calls: a module's class, a function, or the name of a tensor's method."""
     return type(graph.get_submodule(node.target)) if node.op == "call_module" else node.target
+
+
+def _is_linear(graph: fx.GraphModule, node: fx.Node) -> bool:
+    return node.op == "call_module" and isinstance(graph.get_submodule(node.target), nn.Linear)
 
 
 def _describe(graph: fx.GraphModule, node: object) -> str:

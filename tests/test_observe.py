@@ -371,6 +371,17 @@ def test_images_that_do_not_fit(images, message):
         observe(create("resnet8", K))(images)
 
 
+def test_a_subclass_of_linear_may_be_the_classifier():
+    model = create("resnet8", K, head="cosine").eval()
+    observed, images = observe(model), pixels(size=32)
+    out = observed(images)
+    assert observed.head is model.fc
+    assert out.weight is model.fc.weight
+    assert torch.equal(out.logits, model(images))
+    lengths = out.pooled.norm(dim=1, keepdim=True)
+    torch.testing.assert_close(mean_cam(out) * 2 / lengths, out.logits)
+
+
 def test_grey_images():
     out = observe(create("resnet8", K, in_channels=1))(torch.randn(2, 1, 28, 28))
     assert out.maps[-1].shape == (2, 64, 7, 7)

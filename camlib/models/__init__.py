@@ -4,25 +4,60 @@ from functools import partial
 
 from torch import nn
 
-from camlib.models.resnet import CifarResNet
+from camlib.models.densenet import DenseNet
+from camlib.models.heads import HEADS, CosineHead
+from camlib.models.imagenet import imagenet
+from camlib.models.preresnet import preresnet
+from camlib.models.pyramidnet import PyramidNet
+from camlib.models.resnet import resnet, resnet18_cifar
+from camlib.models.resnext import resnext
+from camlib.models.vgg import VGG
+from camlib.models.wrn import wrn
 from camlib.names import lookup
 
 # ResNet-8 is in no paper: it is the net of the quick preset, small enough for a chapter on two cores.
-NETS = {f"resnet{depth}": partial(CifarResNet, (depth - 2) // 6) for depth in (8, 20, 32, 44, 56, 110)}
+NETS = {
+    **{f"resnet{depth}": partial(resnet, depth) for depth in (8, 20, 32, 44, 56, 110)},
+    "preresnet164": partial(preresnet, 164),
+    **{f"wrn{depth}_{width}": partial(wrn, depth, width) for depth, width in ((16, 2), (16, 4), (28, 2), (28, 4))},
+    "wrn28_10": partial(wrn, 28, 10),
+    "resnext29_8x64d": partial(resnext, 29, 8, 64),
+    "densenet_bc_190_40": partial(DenseNet, 31, 40),
+    "pyramidnet200_a240": partial(PyramidNet, 22, 240),
+    "vgg16_bn": partial(VGG, 16),
+    "vgg19_bn": partial(VGG, 19),
+    "resnet18_cifar": resnet18_cifar,
+    **{
+        name: partial(imagenet, name)
+        for name in ("resnet18", "resnet50", "resnet101", "resnext50_32x4d", "resnext101_32x8d")
+    },
+}
 
 
-def create(name: str, num_classes: int, in_channels: int = 3) -> nn.Module:
+def create(name: str, num_classes: int, in_channels: int = 3, head: str = "linear") -> nn.Module:
     """Build a net with fresh weights.
 
     Args:
-        name: one of `camlib.models.NETS`, as "resnet20".
+        name: one of `camlib.models.NETS`, as "resnet20". "resnet18", "resnet50", "resnet101", "resnext50_32x4d" and
+            "resnext101_32x8d" are torchvision's, for ImageNet's sizes; the others take small images, VGG any.
         num_classes: K, the number of logits.
         in_channels: channels of the images, 3 for colour and 1 for grey.
+        head: one of `camlib.models.HEADS`: "linear", "no_bias" or "cosine".
 
     Returns:
         A module that maps images (N, in_channels, H, W) to logits (N, K).
 
     Raises:
-        KeyError: the name is unknown; the message holds the nearest ones.
+        KeyError: the name of the net or of the head is unknown; the message holds the nearest ones.
     """
-    return lookup(NETS, name, "net")(num_classes=num_classes, in_channels=in_channels)
+    net, kind = lookup(NETS, name, "net"), lookup(HEADS, head, "head")
+    return net(num_classes=num_classes, in_channels=in_channels, head=kind)
+
+
+def residual_blocks(model: nn.Module) -> list[nn.Module]:
+    """The residual blocks of a net of camlib, or of its observed form, from input to output.
+
+    Each has a slot: what `block.residual_drop` is set to, `nn.Identity` at first, transforms the residual branch
+    before it is added to the shortcut. Nets without such blocks (VGG, DenseNet, torchvision's) give an empty list.
+    """
+    return [module for module in model.modules() if hasattr(module, "residual_drop")]

@@ -1,46 +1,83 @@
-"""Residual nets for small images (He et al. 2016, §4.2), with torchvision's module names and blocks."""
+"""Residual nets for small images (He et al. 2016, §4.2), with torchvision's module names."""
 
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock
+
+from camlib.models.layers import Block, Head, classifier, conv, he_normal_, stages
 
 
-class CifarResNet(nn.Module):
-    """Residual net with three stages of 16, 32 and 64 channels, at strides 1, 2 and 4.
+class BasicBlock(nn.Module):
+    """Two 3×3 convolutions beside a shortcut, the activation after the addition.
 
-    Depth is 6 · `blocks` + 2. Where a block changes the shape its shortcut is a 1×1 convolution
-    ("projection"), as the parameter counts of the papers ask.
+    Where the block changes the shape its shortcut is a 1×1 convolution ("projection").
 
     Args:
-        blocks: residual blocks in each stage.
-        num_classes: K, the number of logits.
-        in_channels: channels of the images, 3 for colour.
+        in_channels: channels of the maps that enter.
+        channels: channels of the maps that leave.
+        stride: 2 to halve the resolution.
     """
 
-    def __init__(self, blocks: int, num_classes: int, in_channels: int = 3):
+    def __init__(self, in_channels: int, channels: int, stride: int):
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(16)
+        self.conv1 = conv(in_channels, channels, 3, stride)
+        self.bn1 = nn.BatchNorm2d(channels)
         self.relu = nn.ReLU(inplace=True)
-        self.layer1 = _stage(16, 16, blocks, stride=1)
-        self.layer2 = _stage(16, 32, blocks, stride=2)
-        self.layer3 = _stage(32, 64, blocks, stride=2)
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(64, num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        self.conv2 = conv(channels, channels, 3)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.downsample = projection(in_channels, channels, stride)
+        self.residual_drop = nn.Identity()
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (N, K) of images (N, in_channels, H, W)."""
-        maps = self.layer3(self.layer2(self.layer1(self.relu(self.bn1(self.conv1(images))))))
-        return self.fc(self.avgpool(maps).flatten(1))
+    def forward(self, maps: Tensor) -> Tensor:
+        residual = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(maps)))))
+        return self.relu(self.downsample(maps) + self.residual_drop(residual))
 
 
-def _stage(in_channels: int, channels: int, blocks: int, stride: int) -> nn.Sequential:
-    shortcut = None
-    if stride != 1 or in_channels != channels:
-        shortcut = nn.Sequential(
-            nn.Conv2d(in_channels, channels, 1, stride=stride, bias=False), nn.BatchNorm2d(channels)
-        )
-    first = BasicBlock(in_channels, channels, stride, shortcut)
-    return nn.Sequential(first, *(BasicBlock(channels, channels) for _ in range(blocks - 1)))
+def projection(in_channels: int, channels: int, stride: int) -> nn.Module:
+    """The shortcut of a block: a 1×1 convolution with BatchNorm where the shape changes, else nothing."""
+    if stride == 1 and in_channels == channels:
+        return nn.Identity()
+    return nn.Sequential(conv(in_channels, channels, 1, stride), nn.BatchNorm2d(channels))
+
+
+class CifarResNet(nn.Sequential):
+    """Residual net for small images: one 3×3 convolution, stages at strides 1, 2, 4 …, pooling, classifier.
+
+    It maps images (N, in_channels, H, W) to logits (N, K). He's initialisation, see `layers.he_normal_`.
+
+    Args:
+        block: makes a residual block from its channels in, channels out and stride.
+        stem: channels of the first convolution.
+        widths: for each stage the channels that leave each of its blocks.
+        num_classes: K, the number of logits.
+        in_channels: channels of the images, 3 for colour.
+        head: makes the classifier from C and K.
+    """
+
+    def __init__(
+        self,
+        block: Block,
+        stem: int,
+        widths: list[list[int]],
+        num_classes: int,
+        in_channels: int = 3,
+        head: Head = nn.Linear,
+    ):
+        super().__init__()
+        self.conv1 = conv(in_channels, stem, 3)
+        self.bn1 = nn.BatchNorm2d(stem)
+        self.relu = nn.ReLU(inplace=True)
+        for name, module in (stages(block, stem, widths) | classifier(widths[-1][-1], num_classes, head)).items():
+            self.add_module(name, module)
+        he_normal_(self)
+
+
+def resnet(depth: int, num_classes: int, in_channels: int = 3, head: Head = nn.Linear) -> CifarResNet:
+    """ResNet-20, 32, 44, 56, 110: three stages of 16, 32 and 64 channels, (depth − 2) / 6 blocks in each."""
+    blocks = (depth - 2) // 6
+    widths = [[channels] * blocks for channels in (16, 32, 64)]
+    return CifarResNet(BasicBlock, 16, widths, num_classes, in_channels, head)
+
+
+def resnet18_cifar(num_classes: int, in_channels: int = 3, head: Head = nn.Linear) -> CifarResNet:
+    """ResNet-18 of 64 to 512 channels whose stem keeps the resolution: 3×3 at stride 1, no max-pooling."""
+    widths = [[channels] * 2 for channels in (64, 128, 256, 512)]
+    return CifarResNet(BasicBlock, 64, widths, num_classes, in_channels, head)

@@ -59,7 +59,7 @@ def test_timm_models_show_what_they_classify_by(name):
         ("convnext_atto", r"in front of the classifier 'head\.fc' stands 'head_norm' \(LayerNorm2d\)"),
         ("vit_tiny_patch16_224", r"in front of the classifier 'head' stands 'getitem\w*' \(getitem\)"),
         ("resnetv2_50", r"does not end in a linear layer but in 'head_fc' \(Conv2d\)"),
-        ("mobilenetv3_small_100", r"does not end in a linear layer but in 'classifier' \(Linear\)"),
+        ("mobilenetv3_small_100", r"in front of the classifier 'classifier' stands 'act2' \(Hardswish\)"),
     ],
 )
 def test_timm_models_without_maps_are_refused(name, message):
