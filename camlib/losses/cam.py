@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from camlib.maps import caam, cam, minmax
+from camlib.maps import caam, cam, grad_cam, grad_cam_pp, minmax
 from camlib.objective import State
 from camlib.observe import Output
 from camlib.target import one_hot
@@ -20,6 +20,9 @@ class CrossEntropy(nn.Module):
         return F.cross_entropy(out.logits.float(), target)
 
 
+GRADIENT_MAPS = {"grad_cam": grad_cam, "grad_cam_pp": grad_cam_pp}
+
+
 class CAMLoss(nn.Module):
     """L_cam, the distance between the stretched CAAM and the stretched target CAM (CAM-loss, Eq. 4).
 
@@ -31,23 +34,33 @@ class CAMLoss(nn.Module):
         p: 1 for the absolute difference the paper uses, 2 for its square.
         detach_cam: also hold the CAM fixed, so that the CAAM moves towards it and never the other way.
             Off by default: Algorithm 1 read literally lets the gradient into both maps.
+        attention: the map in place of the CAM: "cam", or "grad_cam" or "grad_cam_pp" (CAM-loss, §3.1). With
+            global average pooling and a linear head, Grad-CAM is the CAM with its negative part cut off: where
+            the evidence for the target is negative everywhere, the guide is 0 everywhere.
 
     Raises:
-        ValueError: `p` is neither 1 nor 2; when called, the last maps are a single cell.
+        ValueError: `p` is neither 1 nor 2, or `attention` is unknown; when called, the last maps are a single
+            cell, or a gradient map is asked for without gradients.
     """
 
-    def __init__(self, p: int = 1, detach_cam: bool = False):
+    def __init__(self, p: int = 1, detach_cam: bool = False, attention: str = "cam"):
         super().__init__()
         if p not in (1, 2):
             raise ValueError(f"p is {p}, expected 1 (absolute difference) or 2 (squared difference)")
-        self.p, self.detach_cam = p, detach_cam
+        if attention not in ("cam", *GRADIENT_MAPS):
+            raise ValueError(f"attention is {attention!r}, expected 'cam', 'grad_cam' or 'grad_cam_pp'")
+        self.p, self.detach_cam, self.attention = p, detach_cam, attention
 
     def extra_repr(self) -> str:
-        return f"p={self.p}, detach_cam={self.detach_cam}"
+        # Checkpoints and records from before there was a choice hold the text without it.
+        chosen = "" if self.attention == "cam" else f", attention={self.attention!r}"
+        return f"p={self.p}, detach_cam={self.detach_cam}{chosen}"
 
     def guide(self, out: Output, target: Tensor) -> Tensor:
-        """The map (N, H, W) that the CAAM is drawn to: here the stretched CAM of the target."""
-        return minmax(cam(out.maps[-1], out.weight.detach(), target))
+        """The map (N, H, W) that the CAAM is drawn to: here the stretched map of the target."""
+        if self.attention == "cam":
+            return minmax(cam(out.maps[-1], out.weight.detach(), target))
+        return minmax(GRADIENT_MAPS[self.attention](out.logits, out.maps[-1], target))
 
     def forward(self, out: Output, target: Tensor, state: State) -> Tensor:
         if out.maps[-1].shape[2:].numel() == 1:

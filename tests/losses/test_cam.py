@@ -4,40 +4,15 @@ import math
 
 import pytest
 import torch
+from outputs import ROWS, C, H, K, N, W, output, random_output, row_target, stretched
 from torch import nn
 
 from camlib.losses import CAMLoss, CrossEntropy, RandomClassCAMLoss, UniformCAMLoss
 from camlib.objective import Objective, State
 from camlib.observe import Output, observe
 
-N, C, K, H, W = 3, 4, 5, 3, 2
-ROWS = {
-    "one-hot": [[0, 1, 0, 0, 0], [1, 0, 0, 0, 0], [0, 0, 0, 0, 1]],
-    "mixed": [[0.3, 0.7, 0, 0, 0], [1, 0, 0, 0, 0], [0, 0.5, 0.5, 0, 0]],
-    "multi-hot": [[1, 1, 0, 0, 1], [0, 0, 0, 1, 0], [1, 0, 1, 0, 0]],
-}
 rows = pytest.mark.parametrize("rows", ROWS.values(), ids=ROWS)
 powers = pytest.mark.parametrize("p", [1, 2])
-
-
-def output(maps, weight):
-    pooled = maps.mean((2, 3))
-    return Output(pooled @ weight.T, (maps,), pooled, weight)
-
-
-def random_output(seed=0, dtype=torch.float64):
-    generator = torch.Generator().manual_seed(seed)
-    maps = torch.randn(N, C, H, W, dtype=dtype, generator=generator)
-    return output(maps, torch.randn(K, C, dtype=dtype, generator=generator))
-
-
-def row_target(rows):
-    return torch.tensor(rows, dtype=torch.float64)
-
-
-def stretched(values):
-    low, high = min(values), max(values)
-    return [(value - low) / (high - low + 1e-6) for value in values]
 
 
 def l_cam(maps, weight, rows, p=1, guides=None):
@@ -150,7 +125,18 @@ def test_cross_entropy_alone_moves_the_classifier_and_both_terms_the_backbone():
         assert net[0].weight.grad[place].item() == pytest.approx(by_both, rel=1e-4, abs=1e-7)
 
 
-@pytest.mark.parametrize("term", [CAMLoss(), CAMLoss(p=2), CAMLoss(detach_cam=True), RandomClassCAMLoss()], ids=repr)
+@pytest.mark.parametrize(
+    "term",
+    [
+        CAMLoss(),
+        CAMLoss(p=2),
+        CAMLoss(detach_cam=True),
+        CAMLoss(attention="grad_cam"),
+        CAMLoss(attention="grad_cam_pp"),
+        RandomClassCAMLoss(),
+    ],
+    ids=repr,
+)
 def test_the_classifier_gets_no_gradient(term):
     out = random_output()
     out.weight.requires_grad_()
@@ -158,6 +144,93 @@ def test_the_classifier_gets_no_gradient(term):
     term(output(maps, out.weight), row_target(ROWS["one-hot"]), State()).backward()
     assert out.weight.grad is None
     assert maps.grad.abs().sum() > 0
+
+
+def gradient_guides(maps, weight, rows, attention):
+    """Grad-CAM and Grad-CAM++ in closed form, stretched: lists of H · W numbers."""
+    guides = []
+    for n, channels in enumerate(maps.detach().flatten(2).tolist()):
+        weights = [sum(rows[n][i] * weight[i][k].item() for i in range(len(weight))) for k in range(len(channels))]
+        if attention == "grad_cam":
+            weights = [w / len(channels[0]) for w in weights]
+        else:
+            means = [sum(channel) / len(channel) for channel in channels]
+            weights = [max(0, w) / (2 + w * mean) for w, mean in zip(weights, means, strict=True)]
+        positions = range(len(channels[0]))
+        sums = [sum(w * channel[z] for w, channel in zip(weights, channels, strict=True)) for z in positions]
+        guides.append(stretched([max(0, value) for value in sums]))
+    return guides
+
+
+@rows
+@powers
+@pytest.mark.parametrize("attention", ["grad_cam", "grad_cam_pp"])
+def test_a_gradient_map_may_replace_the_cam(rows, p, attention):
+    """CAM-loss, §3.1."""
+    out = random_output()
+    maps = out.maps[0].requires_grad_()
+    guides = gradient_guides(maps, out.weight, rows, attention)
+    assert sum(map(max, guides)) > 0.9
+    found = CAMLoss(p=p, attention=attention)(output(maps, out.weight), row_target(rows), State())
+    assert found.item() == pytest.approx(l_cam(maps, out.weight, rows, p, guides), rel=1e-9)
+
+
+def test_grad_cam_guides_as_the_cam_does_where_that_is_not_negative():
+    """Grad-CAM is then CAM / (H · W), and stretching removes the factor but for its eps."""
+    out = random_output()
+    maps, weight, target = out.maps[0].abs().requires_grad_(), out.weight.abs(), row_target(ROWS["mixed"])
+    by_cam, by_grad_cam = (
+        CAMLoss(attention=attention)(output(maps, weight), target, State()) for attention in ("cam", "grad_cam")
+    )
+    assert by_cam.item() == pytest.approx(by_grad_cam.item(), rel=1e-4)
+    assert by_cam.item() > 0.01
+    (a,), (b,) = torch.autograd.grad(by_cam, maps), torch.autograd.grad(by_grad_cam, maps)
+    torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-6)
+
+
+@powers
+def test_gradients_flow_through_both_maps_with_grad_cam(p):
+    """Its channel weights do not depend on the last maps, so that nothing is left out of the gradient."""
+    out = random_output()
+    target = row_target(ROWS["mixed"])
+
+    def loss(maps):
+        return CAMLoss(p=p, attention="grad_cam")(output(maps, out.weight), target, State())
+
+    assert torch.autograd.gradcheck(loss, (out.maps[0].requires_grad_(),))
+
+
+def test_gradient_maps_need_gradients():
+    with pytest.raises(ValueError, match=r"with gradients enabled, not inside torch\.no_grad"):
+        CAMLoss(attention="grad_cam")(random_output(), row_target(ROWS["one-hot"]), State())
+
+
+@pytest.mark.parametrize("attention", ["cam", "grad_cam", "grad_cam_pp"])
+def test_a_step_under_autocast(attention):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(2, C, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(C, K))
+    images, target = torch.randn(N, 2, 6, 5), torch.tensor(ROWS["one-hot"]).float()
+    losses = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            losses.append(CAMLoss(attention=attention)(observe(net)(images), target, State()))
+    assert losses[1].dtype == torch.float32
+    assert losses[1].item() == pytest.approx(losses[0].item(), abs=0.02)
+    losses[1].backward()
+    assert net[0].weight.grad.abs().sum() > 0
+    assert net[4].weight.grad is None
+
+
+@pytest.mark.parametrize("attention", ["CAM", "gradcam", None])
+def test_unknown_attention_is_refused(attention):
+    with pytest.raises(ValueError, match=f"attention is {attention!r}, expected 'cam', 'grad_cam' or 'grad_cam_pp'"):
+        CAMLoss(attention=attention)
+
+
+def test_attention_shows_in_the_text_of_the_term():
+    """Runs of the CAM keep the text they had before there was a choice: it stands in checkpoints."""
+    assert repr(CAMLoss()) == "CAMLoss(p=1, detach_cam=False)"
+    assert repr(CAMLoss(attention="grad_cam")) == "CAMLoss(p=1, detach_cam=False, attention='grad_cam')"
 
 
 @pytest.mark.parametrize("factor", [1e-2, 1e3])
