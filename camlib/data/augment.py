@@ -76,6 +76,11 @@ def cutmix(images: Tensor, target: Tensor, generator: torch.Generator) -> tuple[
     return _from_torchvision(v2.RandomApply([v2.CutMix(alpha=1.0)], p=0.5), images, target, generator)
 
 
+def cutmix_always(images: Tensor, target: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """`cutmix` of every batch, as in its paper's runs on ImageNet."""
+    return _from_torchvision(v2.CutMix(alpha=1.0), images, target, generator)
+
+
 def _from_torchvision(
     transform: Callable, images: Tensor, target: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
@@ -87,4 +92,11 @@ def _from_torchvision(
     return images, target
 
 
-AUGMENTATIONS = {"crop": crop, "flip": flip, "cutout": cutout, "mixup": mixup, "cutmix": cutmix}
+AUGMENTATIONS = {
+    "crop": crop,
+    "flip": flip,
+    "cutout": cutout,
+    "mixup": mixup,
+    "cutmix": cutmix,
+    "cutmix_always": cutmix_always,
+}

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from camlib.data.augment import AUGMENTATIONS, crop, cutmix, cutout, flip, mixup
+from camlib.data.augment import AUGMENTATIONS, crop, cutmix, cutmix_always, cutout, flip, mixup
 from camlib.data.loader import Loader
 
 N, C, H, W = 60, 2, 5, 6  # wider than the padding, so that no window is all black
@@ -169,9 +169,11 @@ def test_rectangles_of_cutmix_cover_a_uniform_share_before_they_are_clipped():
     areas = [cutmix(images, rows, generator)[1][0, 1].item() for _ in range(2000)]
     mixed = [area for area in areas if area > 0]
     assert len(mixed) / len(areas) == pytest.approx(0.5, abs=0.04)
+    always = [cutmix_always(images, rows, generator)[1][0, 1].item() for _ in range(1000)]
     for limit in (0.1, 0.2, 0.4, 0.6):
         share = sum(area < limit for area in expected) / len(expected)
-        assert sum(area < limit for area in mixed) / len(mixed) == pytest.approx(share, abs=0.05)
+        for found in (mixed, always):
+            assert sum(area < limit for area in found) / len(found) == pytest.approx(share, abs=0.05)
 
 
 @operations
