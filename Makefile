@@ -23,7 +23,7 @@ help:
 	@echo 'make book          set up, execute the notebooks, build the HTML'
 	@echo 'make test          lint, unit tests, notebooks, HTML, checks of the pages'
 	@echo 'make test-page     checks of every page in a browser (Chromium; CHROMIUM=/path/to/it)'
-	@echo 'make test-oracles  comparisons with timm, captum, grad-cam and torchcam (installs them)'
+	@echo 'make test-oracles  comparisons with other libraries (installs them)'
 	@echo 'make bench         speed and memory, as ratios'
 	@echo 'make format        format the code, strip outputs from the notebooks'
 	@echo 'make lock          compile requirements*.txt anew'
