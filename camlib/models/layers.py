@@ -43,7 +43,8 @@ def he_normal_(model: nn.Module) -> None:
     """Draw the convolutions of a net from a normal distribution of variance 2 / (k² · output channels), in place.
 
     This is He's initialisation by fan-out, which the authors' code of every residual and dense net here uses, and
-    torchvision's VGG too. BatchNorm starts at 1 and 0, the classifier as PyTorch starts it.
+    torchvision's VGG too. BatchNorm starts at 1 and 0, the classifier as PyTorch starts it (bias included, which some
+    of the authors set to 0).
     """
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
@@ -60,7 +61,7 @@ def recompute(module: nn.Module, forward: Callable[..., Tensor], *inputs: Tensor
     """
     if not (module.training and torch.is_grad_enabled()):
         return forward(*inputs)
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling():  # it takes no contexts, and does not repeat what forward writes
         return checkpoint(forward, *inputs, use_reentrant=False)
     return checkpoint(forward, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), _SpareBuffers(module)))
 
