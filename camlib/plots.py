@@ -19,7 +19,7 @@ COLOURS = seaborn.color_palette("colorblind").as_hex()
 def map_grid(
     images: Tensor, columns: Mapping[str, Tensor], labels: Sequence[str], masks: Tensor | None = None
 ) -> tuple[Figure, str]:
-    """Images beside the same images lit by maps: what a map ranks high stays bright, the rest goes dark.
+    """Images beside the same images lit by maps: what a map ranks high stays bright (CAM-loss, Figure 1).
 
     Args:
         images: uint8 (N, 3, H, W).
@@ -78,7 +78,7 @@ def histories(
     panels: Mapping[str, str],
     percent: Sequence[str] = (),
 ) -> tuple[Figure, str]:
-    """Curves over the epochs, one panel per quantity: a thin line per seed, a thick one for their mean.
+    """Curves over the epochs, one panel per quantity (CAM-loss, Figure 4): a thin line per seed, a thick mean.
 
     Args:
         runs: name of an arm -> one history (as in `Record.history`) per seed.

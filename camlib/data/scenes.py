@@ -2,7 +2,8 @@
 
 The set is generated, so there is nothing to download, and everything a picture shows is known: the class,
 the ground behind it, every pixel of the object. In training each class stands mostly on its own ground
-(the dial `rho`); in the test the ground says nothing, so a net that learnt the ground is found out there.
+(the dial `rho`); in the test the ground says nothing, so a net that learnt the ground is found out there
+(the mistake that CAM-loss, Figure 5 draws, made measurable).
 
 A picture is the same bytes on every machine: all chance comes from the doubles of PCG64, and the drawing uses
 only + - * /, square root, comparison and rounding, one array operation at a time. Sines, matrix products
