@@ -1,14 +1,18 @@
-"""Data sets by name: checked against the manifest, loaded by torchvision, held as uint8 tensors."""
+"""Data sets by name, checked against the manifest: small ones as uint8 tensors, large ones as lists of files."""
 
+import csv
 import hashlib
 import os
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 import torchvision
+from scipy.io import loadmat
+from scipy.io.matlab import MatReadError
 from torch import Tensor
 
 from camlib.data.scenes import Scenes
@@ -32,10 +36,42 @@ class ImageSet(NamedTuple):
     masks: Tensor | None = None
 
     @property
+    def count(self) -> int:
+        """The number of images."""
+        return len(self.images)
+
+    @property
     def checksum(self) -> str:
         """sha256 of pixels and labels: two runs with the same one saw the same data."""
         digest = hashlib.sha256(self.images.contiguous().numpy().tobytes())
         digest.update(self.labels.numpy().tobytes())
+        return digest.hexdigest()
+
+
+class FileSet(NamedTuple):
+    """One split of a data set whose images are read from their files while training.
+
+    Attributes:
+        paths: the file of each image.
+        labels: int64 (N,).
+        classes: the name of each class.
+    """
+
+    paths: tuple[Path, ...]
+    labels: Tensor
+    classes: tuple[str, ...]
+
+    @property
+    def count(self) -> int:
+        """The number of images."""
+        return len(self.paths)
+
+    @property
+    def checksum(self) -> str:
+        """sha256 of name, size and label of every image; the pixels of ImageNet alone would be 144 GB to read."""
+        digest = hashlib.sha256()
+        for path, label in zip(self.paths, self.labels.tolist(), strict=True):
+            digest.update(f"{path.parent.name}/{path.name} {path.stat().st_size} {label}\n".encode())
         return digest.hexdigest()
 
 
@@ -44,8 +80,12 @@ class DataError(RuntimeError):
 
 
 def manifest() -> dict[str, dict]:
-    """Source, licence, size and file checksums of every data set, from `data/manifest.toml`."""
-    return tomllib.loads(package_data("manifest.toml").read_text())
+    """Source, licence, size and files of every data set, from `data/manifest.toml`."""
+    entries = tomllib.loads(package_data("manifest.toml").read_text())
+    for name, entry in entries.items():
+        if "like" in entry:
+            entries[name] = entries[entry["like"]] | entry
+    return entries
 
 
 def data_root() -> Path:
@@ -56,38 +96,26 @@ def data_root() -> Path:
 def check(name: str, root: Path | None = None) -> None:
     """Compare every file of a data set with the manifest.
 
+    A set that is read from files while training must have as many classes and images as the manifest says, and
+    none of its files may be empty; their pixels are not looked at.
+
     Args:
         name: as in the manifest, "cifar100".
         root: the data folder, `data_root()` by default.
 
     Raises:
-        DataError: a file is missing, or its md5 is not the manifest's.
+        DataError: a file is missing or empty, its md5 is not the manifest's, or classes or images are missing.
         KeyError: the name is unknown.
     """
-    entry = lookup(manifest(), name, "data set")
-    root = root or data_root()
-    files = entry.get("files", {})
-    missing = [file for file in files if not (root / file).is_file()]
-    if missing:
-        raise DataError(
-            f"{entry['title']} is not in {root}: missing {', '.join(missing)} ({entry['size']}; {entry['licence']}). "
-            f"Run 'python -m camlib data get {name}', or put the files there and set CAMLIB_DATA to the folder"
-        )
-    for file, expected in files.items():
-        with (root / file).open("rb") as stream:
-            found = hashlib.file_digest(stream, "md5").hexdigest()
-        if found != expected:
-            raise DataError(
-                f"{root / file} is damaged: its md5 is {found}, expected {expected} "
-                f"({(root / file).stat().st_size:,} bytes). Delete it and run 'python -m camlib data get {name}'"
-            )
+    _checked(name, root or data_root())
 
 
 def get(name: str, root: Path | None = None) -> None:
     """Fetch a data set through torchvision, unless it is there, and check it.
 
     Raises:
-        DataError: it could not be fetched, or what was fetched is damaged.
+        DataError: it could not be fetched, what was fetched is damaged, or it has to be fetched by hand; the message
+            says how.
         KeyError: the name is unknown.
     """
     lookup(manifest(), name, "data set")
@@ -100,14 +128,30 @@ def get(name: str, root: Path | None = None) -> None:
     check(name, root)
 
 
-def load(name: str, split: str, root: Path | None = None, count: int | None = None) -> ImageSet:
+def load(name: str, split: str, root: Path | None = None, count: int | None = None) -> ImageSet | FileSet:
     """Load one split of a data set, or its first `count` images.
 
+    The two splits of a few-shot set have different classes: "train" holds all images of the base classes, "test"
+    all of the novel ones. Its validation classes are left out. They are for choosing between nets, and here the
+    last epoch counts. Which classes are which:
+
+    - "cub200_few_shot": 120 base, 30 validation and 50 novel classes (CAM-loss, §4.1), drawn at random but the same
+      in every run. The paper does not list its own. "cub50_few_shot": 30, 8 and 12 in the same way.
+    - "mini_imagenet_few_shot": the 64, 16 and 20 of the files train.csv, val.csv and test.csv that go round with the
+      set (Ravi and Larochelle 2017). The paper has the same numbers and speaks of a random split.
+    - "mini_to_cub": all 100 classes of Mini-ImageNet as base, as in the code of Chen et al. 2019, and the novel
+      classes of "cub200_few_shot". CAM-loss, §4.4 counts 50 validation and 50 novel classes of CUB, as Chen et al.
+      do, where its §4.1 has 30 and 50; the test is on 50 novel ones either way.
+    - "scenes_few_shot": 24 base and 8 novel ones.
+
     Args:
-        name: "scenes", "mnist", "cifar10" or "cifar100".
+        name: as in the manifest, "cifar100".
         split: "train" or "test".
         root: the data folder, `data_root()` by default.
         count: None for all.
+
+    Returns:
+        Images, or the list of their files if the set is too large to be held in memory.
 
     Raises:
         DataError: the data are missing or damaged.
@@ -116,11 +160,18 @@ def load(name: str, split: str, root: Path | None = None, count: int | None = No
     """
     if split not in ("train", "test"):
         raise ValueError(f"split is '{split}', expected 'train' or 'test'")
-    check(name, root)
-    if name == "scenes":
-        scenes = Scenes(split, count=count)
+    root = root or data_root()
+    splits = _checked(name, root)
+    if splits:
+        paths, names = zip(*splits[split][:count], strict=True)
+        classes = sorted({name for _, name in splits[split]})
+        number = {name: k for k, name in enumerate(classes)}
+        return FileSet(paths, torch.tensor([number[name] for name in names]), tuple(classes))
+    if name in _SCENES:
+        variant, parts = _SCENES[name]
+        scenes = Scenes(parts[split], variant, count=count)
         return ImageSet(scenes.images, scenes.labels, scenes.classes, scenes.masks)
-    source = _TORCHVISION[name](root or data_root(), train=split == "train")
+    source = _TORCHVISION[name](root, train=split == "train")
     pixels = torch.from_numpy(np.asarray(source.data))[:count]
     images = pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2)
     return ImageSet(images.contiguous(), torch.as_tensor(source.targets)[:count], tuple(source.classes))
@@ -145,3 +196,117 @@ _TORCHVISION = {
     "cifar10": torchvision.datasets.CIFAR10,
     "cifar100": torchvision.datasets.CIFAR100,
 }
+_SCENES = {
+    "scenes": ("single", {"train": "train", "test": "test"}),
+    "scenes_fine": ("fine", {"train": "train", "test": "test"}),
+    "scenes_few_shot": ("few_shot", {"train": "base", "test": "novel"}),
+}
+
+# The images of each split of a set: the file, and the name of its class.
+Splits = dict[str, list[tuple[Path, str]]]
+
+
+def _checked(name: str, root: Path) -> Splits:
+    """Check a data set; return its splits if it is read from files while training, else nothing."""
+    entry = lookup(manifest(), name, "data set")
+    files = entry.get("files", {})
+    missing = [file for file in files if not (root / file).is_file()]
+    missing += [part for part in entry.get("parts", ()) if not (root / part).exists()]
+    if missing:
+        fetch = f"Run 'python -m camlib data get {name}', or put the files there"
+        raise DataError(
+            f"{entry['title']} is not in {root}: missing {', '.join(missing)} ({entry['size']}; {entry['licence']}). "
+            f"{entry.get('by_hand', fetch)} and set CAMLIB_DATA to the folder"
+        )
+    for file, expected in files.items():
+        with (root / file).open("rb") as stream:
+            found = hashlib.file_digest(stream, "md5").hexdigest()
+        if found != expected:
+            raise DataError(
+                f"{root / file} is damaged: its md5 is {found}, expected {expected} "
+                f"({(root / file).stat().st_size:,} bytes). Delete it and run 'python -m camlib data get {name}'"
+            )
+    if "layout" not in entry:
+        return {}
+    splits = _listed(entry, root)
+    if "few_shot" in entry:
+        return _by_class(splits, entry["few_shot"])
+    if "novel" in entry:
+        everything = [image for images in splits.values() for image in images]
+        return {"train": everything, "test": _checked(entry["novel"], root)["test"]}
+    return splits
+
+
+def _listed(entry: dict, root: Path) -> Splits:
+    """List the images of a set, and see that they are all there."""
+    what = f"{entry['title']} in {root}"
+    splits: Splits = {split: [] for split in entry["images"]}
+    try:
+        for split, path, name in _LAYOUTS[entry["layout"]](root, entry["classes"]):
+            splits[split].append((path, name))
+    except (OSError, KeyError, ValueError, MatReadError) as error:
+        raise DataError(f"{what} cannot be listed: {error!r}. {entry['by_hand']}") from error
+    found = len({name for images in splits.values() for _, name in images})
+    if found != entry["classes"]:
+        raise DataError(f"{what} has {found:,} classes, expected {entry['classes']:,}. {entry['by_hand']}")
+    for split, expected in entry["images"].items():
+        if len(splits[split]) != expected:
+            raise DataError(
+                f"{what} has {len(splits[split]):,} {split} images, expected {expected:,}. {entry['by_hand']}"
+            )
+    broken = [path for images in splits.values() for path, _ in images if not (path.is_file() and path.stat().st_size)]
+    if broken:
+        raise DataError(
+            f"{what}: {len(broken):,} of its images are not there or empty, the first is {broken[0]}. "
+            f"{entry['by_hand']}"
+        )
+    return splits
+
+
+def _by_class(splits: Splits, numbers: list[int]) -> Splits:
+    """All images of so many base and novel classes, drawn at random, but the same in every run."""
+    everything = [image for images in splits.values() for image in images]
+    classes = sorted({name for _, name in everything})
+    order = np.random.Generator(np.random.PCG64(0)).random(len(classes)).argsort()
+    base, _, novel = np.split(order, np.cumsum(numbers)[:-1])
+    chosen = {split: {classes[k] for k in part} for split, part in (("train", base), ("test", novel))}
+    return {split: sorted(image for image in everything if image[1] in names) for split, names in chosen.items()}
+
+
+# How the files of a set are laid out: functions (root, number of classes) -> (split, path, class) of every image.
+
+
+def _cub(root: Path, classes: int) -> Iterator[tuple[str, Path, str]]:
+    folder = root / "CUB_200_2011"
+    lines = (folder / "train_test_split.txt").read_text().splitlines()
+    training = dict(line.split() for line in lines)
+    for line in (folder / "images.txt").read_text().splitlines():
+        number, file = line.split()
+        name = file.split("/")[0]
+        if int(name.split(".")[0]) <= classes:
+            yield "train" if training[number] == "1" else "test", folder / "images" / file, name
+
+
+def _stanford_dogs(root: Path, classes: int) -> Iterator[tuple[str, Path, str]]:
+    folder = root / "stanford_dogs"
+    for split in ("train", "test"):
+        for file in loadmat(folder / f"lists/{split}_list.mat", simplify_cells=True)["file_list"]:
+            yield split, folder / "Images" / file, file.split("/")[0]
+
+
+def _mini_imagenet(root: Path, classes: int) -> Iterator[tuple[str, Path, str]]:
+    folder = root / "mini_imagenet"
+    for split, file in (("train", "train.csv"), ("validation", "val.csv"), ("test", "test.csv")):
+        with (folder / file).open(newline="") as lines:
+            for line in csv.DictReader(lines):
+                yield split, folder / "images" / line["filename"], line["label"]
+
+
+def _imagenet(root: Path, classes: int) -> Iterator[tuple[str, Path, str]]:
+    for split, folder in (("train", "train"), ("test", "val")):
+        source = torchvision.datasets.ImageFolder(root / "imagenet" / folder)
+        for file, label in source.samples:
+            yield split, Path(file), source.classes[label]
+
+
+_LAYOUTS = {"cub": _cub, "stanford_dogs": _stanford_dogs, "mini_imagenet": _mini_imagenet, "imagenet": _imagenet}

@@ -12,7 +12,74 @@ from camlib.names import lookup
 from camlib.target import check_target, one_hot
 
 
-class Loader:
+class Batches:
+    """What loaders have in common, wherever their images are: order, augmentation of batches, normalisation.
+
+    Attributes:
+        count: the number of images.
+        num_classes, batch_size, augment, shuffle, seed, device, mean, std: as in `Loader`.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        num_classes: int,
+        batch_size: int,
+        mean: Tensor,
+        std: Tensor,
+        augment: tuple[str, ...],
+        shuffle: bool,
+        seed: int,
+        device: torch.device | str,
+    ):
+        if count == 0:
+            raise ValueError("no images")
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}, expected at least 1")
+        self.count, self.num_classes, self.batch_size = count, num_classes, batch_size
+        self.seed, self.shuffle, self.augment = seed, shuffle, tuple(augment)
+        self.device = torch.device(device)
+        self._operations = [lookup(AUGMENTATIONS, name, "augmentation") for name in augment]
+        self.mean = torch.as_tensor(mean, dtype=torch.float32, device=self.device)[:, None, None]
+        self.std = torch.as_tensor(std, dtype=torch.float32, device=self.device)[:, None, None]
+
+    def __len__(self) -> int:
+        return -(-self.count // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return self.batches(0)
+
+    def describe(self) -> dict[str, object]:
+        """What a checkpoint remembers of the loader: enough to refuse a resume with other data or batches."""
+        return {
+            "checksum": self._checksum(),
+            "images": self.count,
+            "classes": self.num_classes,
+            "batch_size": self.batch_size,
+            "augment": list(self.augment),
+            "shuffle": self.shuffle,
+            "seed": self.seed,
+        }
+
+    def _indices(self, epoch: int) -> tuple[Tensor, ...]:
+        """Which images each batch of an epoch holds."""
+        order = torch.arange(self.count)
+        if self.shuffle:
+            order = torch.randperm(self.count, generator=_generator(self.seed, epoch))
+        return order.split(self.batch_size)
+
+    def _augmented(self, images: Tensor, target: Tensor, *numbers: int) -> tuple[Tensor, Tensor]:
+        """Apply the augmentations, drawn from a seed of these numbers."""
+        generator = _generator(self.seed, *numbers)
+        for operation in self._operations:
+            images, target = operation(images, target, generator)
+        return images, target
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        return (images.float() / 255 - self.mean) / self.std
+
+
+class Loader(Batches):
     """Yields (images, target) batches: float32 (n, C, H, W), normalised, and rows (n, K).
 
     The images stay on the device as uint8. Order and augmentation depend on the seed, the epoch and the
@@ -56,29 +123,14 @@ class Loader:
             )
         if len(images) != len(labels):
             raise ValueError(f"{len(images)} images but {len(labels)} labels")
-        if len(images) == 0:
-            raise ValueError("no images")
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}, expected at least 1")
         if not len(mean) == len(std) == images.shape[1]:
             raise ValueError(
                 f"mean and std have {len(mean)} and {len(std)} entries, expected {images.shape[1]}, one per channel"
             )
+        super().__init__(len(images), num_classes, batch_size, mean, std, augment, shuffle, seed, device)
         target = one_hot(labels, num_classes) if labels.ndim == 1 else labels.float()
         check_target(target, len(images), num_classes)
-        self.device = torch.device(device)
         self.images, self.target = images.to(self.device), target.to(self.device)
-        self.num_classes, self.batch_size, self.seed, self.shuffle = num_classes, batch_size, seed, shuffle
-        self.augment = tuple(augment)
-        self._operations = [lookup(AUGMENTATIONS, name, "augmentation") for name in augment]
-        self.mean = torch.as_tensor(mean, dtype=torch.float32, device=self.device)[:, None, None]
-        self.std = torch.as_tensor(std, dtype=torch.float32, device=self.device)[:, None, None]
-
-    def __len__(self) -> int:
-        return -(-len(self.images) // self.batch_size)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return self.batches(0)
 
     def batches(
         self, epoch: int, first_step: int = 0, rank: int = 0, world: int = 1
@@ -87,32 +139,16 @@ class Loader:
 
         Every process draws the same batch and keeps every world-th image of it.
         """
-        order = torch.arange(len(self.images))
-        if self.shuffle:
-            order = torch.randperm(len(self.images), generator=_generator(self.seed, epoch))
-        for step in range(first_step, len(self)):
-            index = order[step * self.batch_size : (step + 1) * self.batch_size].to(self.device)
-            images, target = self.images[index], self.target[index]
-            generator = _generator(self.seed, epoch, step)
-            for operation in self._operations:
-                images, target = operation(images, target, generator)
-            images, target = images[rank::world], target[rank::world]
-            yield (images.float() / 255 - self.mean) / self.std, target
+        for step, index in enumerate(self._indices(epoch)[first_step:], first_step):
+            index = index.to(self.device)
+            images, target = self._augmented(self.images[index], self.target[index], epoch, step)
+            yield self._normalised(images[rank::world]), target[rank::world]
 
-    def describe(self) -> dict[str, object]:
-        """What a checkpoint remembers of the loader: enough to refuse a resume with other data or batches."""
+    def _checksum(self) -> str:
         checksum = 0
         for part in (self.images, self.target, self.mean, self.std):
             checksum = zlib.crc32(part.contiguous().cpu().numpy(), checksum)
-        return {
-            "checksum": f"{checksum:08x}",
-            "images": len(self.images),
-            "classes": self.num_classes,
-            "batch_size": self.batch_size,
-            "augment": list(self.augment),
-            "shuffle": self.shuffle,
-            "seed": self.seed,
-        }
+        return f"{checksum:08x}"
 
 
 def derived_seed(*numbers: int) -> int:

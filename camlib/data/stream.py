@@ -1,0 +1,162 @@
+"""Batches from images that are read from their files while training."""
+
+import os
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
+from torchvision.transforms.v2.functional import pil_to_tensor
+
+from camlib.data.datasets import DataError, FileSet
+from camlib.data.loader import Batches, derived_seed
+from camlib.names import lookup
+from camlib.target import one_hot
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
+
+
+def _jitter() -> v2.Transform:
+    return v2.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4)
+
+
+def _few_shot(size: int) -> tuple[v2.Transform, v2.Transform]:
+    """Chen et al. 2019, who change brightness, contrast and colour in this order; torchvision in any."""
+    return (
+        v2.Compose([v2.RandomResizedCrop(size), _jitter(), v2.RandomHorizontalFlip()]),
+        v2.Compose([v2.Resize((int(1.15 * size), int(1.15 * size))), v2.CenterCrop(size)]),
+    )
+
+
+# Of training and of test images, before augmentation of whole batches.
+TRANSFORMS = {
+    # CAM-loss, §4.1 takes over those of Yun et al. (CutMix, 2019). Their code also adds a random multiple of the
+    # principal components of ImageNet's colours, 0.1 of a standard deviation; torchvision has none of it, nor have we.
+    "imagenet": (
+        v2.Compose([v2.RandomResizedCrop(224), v2.RandomHorizontalFlip(), _jitter()]),
+        v2.Compose([v2.Resize(256), v2.CenterCrop(224)]),
+    ),
+    # CAM-loss, §4.1, and a flip, which it does not mention.
+    "fine_grained": (
+        v2.Compose([v2.Resize((600, 600)), v2.RandomCrop(448), v2.RandomHorizontalFlip()]),
+        v2.Compose([v2.Resize((600, 600)), v2.CenterCrop(448)]),
+    ),
+    "few_shot": _few_shot(224),
+    "few_shot_112": _few_shot(112),  # for a machine without a GPU
+}
+
+
+class StreamLoader(Batches):
+    """Yields (images, target) batches as `camlib.data.Loader` does, of images read from files by other processes.
+
+    Order, transforms and augmentation depend on the seed, the epoch and the step alone, not on the number of
+    processes that read. They are as many as the machine has processors, at most 16.
+
+    Args:
+        files: paths and labels.
+        num_classes: K.
+        batch_size: images in a batch over all processes that train; the last batch of an epoch may be smaller.
+        transform: a name from `TRANSFORMS`. The training transform is applied if the loader shuffles, else the
+            test transform.
+        augment: names from `camlib.data.augment.AUGMENTATIONS`, applied to whole batches in this order.
+        shuffle: draw a new order every epoch.
+        seed: of order, transforms and augmentation.
+        device: where batches come out.
+
+    Raises:
+        ValueError: no images, labels that do not fit, a batch size below 1.
+        KeyError: an unknown transform or augmentation.
+    """
+
+    def __init__(
+        self,
+        files: FileSet,
+        num_classes: int,
+        batch_size: int,
+        *,
+        transform: str,
+        augment: tuple[str, ...] = (),
+        shuffle: bool = False,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+    ):
+        super().__init__(
+            files.count, num_classes, batch_size, torch.tensor(MEAN), torch.tensor(STD), augment, shuffle, seed, device
+        )
+        one_hot(files.labels.unique(), num_classes)  # or the first batch with a wrong one would fail
+        training, test = lookup(TRANSFORMS, transform, "transform")
+        self.files, self.transform = files, transform
+        self._transform = training if shuffle else test
+        # One array: of a million separate paths, every process that reads would make a copy.
+        self._paths = np.array([os.fsencode(path) for path in files.paths])
+
+    def batches(
+        self, epoch: int, first_step: int = 0, rank: int = 0, world: int = 1
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of one epoch, from `first_step` on, as process `rank` of `world` sees them.
+
+        Each process reads every world-th image of a batch and augments these by themselves: what mixes images,
+        as `cutmix`, mixes those of one process.
+
+        Raises:
+            DataError: an image cannot be read; the message names its file.
+        """
+        indices = [index[rank::world] for index in self._indices(epoch)[first_step:]]
+        reader = DataLoader(
+            _Pictures(self._paths, self._transform, self.seed, epoch),
+            batch_sampler=[index.tolist() for index in indices],
+            num_workers=_readers(world),
+            collate_fn=_stack,
+            pin_memory=self.device.type == "cuda",
+            generator=torch.Generator(),  # or it would draw from the global one
+        )
+        for step, (index, images) in enumerate(zip(indices, reader, strict=True), first_step):
+            if isinstance(images, DataError):
+                raise images
+            target = one_hot(self.files.labels[index], self.num_classes)
+            images, target = (part.to(self.device, non_blocking=True) for part in (images, target))
+            images, target = self._augmented(images, target, epoch, step, rank)
+            yield self._normalised(images), target
+
+    def describe(self) -> dict[str, object]:
+        """As `Loader.describe`."""
+        return super().describe() | {"transform": self.transform}
+
+    def _checksum(self) -> str:
+        return self.files.checksum
+
+
+class _Pictures(Dataset):
+    """Image i of an epoch: uint8 (3, H, W), or the error if its file cannot be read."""
+
+    def __init__(self, paths: np.ndarray, transform: v2.Transform, seed: int, epoch: int):
+        self.paths, self.transform, self.seed, self.epoch = paths, transform, seed, epoch
+
+    def __getitem__(self, index: int) -> Tensor | DataError:
+        path = os.fsdecode(self.paths[index])
+        try:
+            with Image.open(path) as image:
+                picture = image.convert("RGB")
+        except (OSError, SyntaxError) as error:  # the latter is how PIL calls a damaged PNG
+            # Given back: raised here, it would reach the user inside the traceback of another process.
+            return DataError(f"{path} cannot be read as an image ({error}): put it there again")
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(derived_seed(self.seed, self.epoch, index))
+            return pil_to_tensor(self.transform(picture))
+
+
+def _stack(pictures: list[Tensor | DataError]) -> Tensor | DataError:
+    broken = [picture for picture in pictures if isinstance(picture, DataError)]
+    if broken:
+        return broken[0]
+    # With more processes than images in the last batch, some have none.
+    return torch.stack(pictures) if pictures else torch.empty(0, 3, 1, 1, dtype=torch.uint8)
+
+
+def _readers(world: int) -> int:
+    """How many processes read for each one that trains; 0: it reads by itself."""
+    each = min((os.cpu_count() or 1) // world, 16)
+    return each if each > 1 else 0
