@@ -97,11 +97,14 @@ def data_set(name: str) -> Finding:
 def is_there(name: str) -> bool:
     """Whether any file of a data set is in the data folder; of one that is generated, always.
 
+    Of one that is put there by hand, as several may share a folder, whether all parts are that it cannot be without.
+
     Raises:
         UnknownName: there is no such data set.
     """
-    files = lookup(manifest(), name, "data set").get("files", {})
-    return not files or any((data_root() / file).exists() for file in files)
+    entry = lookup(manifest(), name, "data set")
+    files, parts = ([(data_root() / path).exists() for path in entry.get(kind, ())] for kind in ("files", "parts"))
+    return all(parts) and (not files or any(files)) and ("novel" not in entry or is_there(entry["novel"]))
 
 
 def _records() -> list[Finding]:

@@ -50,6 +50,7 @@ def episodes(labels: Tensor, ways: int, shots: int, queries: int, count: int, se
     return support.flatten(1), query.flatten(1)
 
 
+@torch.enable_grad()
 def fine_tune(support: Tensor, ways: int, seed: int) -> Tensor:
     """Train the classifier of Baseline++ for many episodes at once (Chen et al. 2019).
 

@@ -39,6 +39,29 @@ def test_a_set_of_which_a_file_is_missing_blocks(data_folder):
     assert "missing cifar-100-python/train, cifar-100-python/test" in finding.remedy
 
 
+def test_sets_that_share_a_folder_are_there_each_by_itself(data_folder):
+    birds = data_folder / "CUB_200_2011"
+    (birds / "images/050.Eared_Grebe").mkdir(parents=True)
+    assert found("cub50") == [doctor.Finding("cub50", "not there", "python -m camlib data get cub50")]
+    for name in ("images.txt", "train_test_split.txt"):
+        (birds / name).write_text("")
+    (finding,) = found("cub50")
+    assert finding.blocks
+    assert "has 0 classes, expected 50" in finding.remedy
+    assert [finding.text for finding in found("cub200")] == ["not there"]
+
+
+def test_a_set_made_of_two_is_there_if_both_are(monkeypatch, data_folder):
+    entries = {"birds": {"parts": ["birds"]}, "both": {"parts": ["things"], "novel": "birds"}}
+    monkeypatch.setattr(doctor, "manifest", lambda: entries)
+    (data_folder / "things").mkdir()
+    assert not doctor.is_there("both")
+    (data_folder / "birds").mkdir()
+    assert doctor.is_there("both")
+    (data_folder / "things").rmdir()
+    assert not doctor.is_there("both")
+
+
 def test_an_unknown_set_answers_with_the_nearest():
     with pytest.raises(UnknownName, match="no data set is called 'minst'; the nearest: mnist"):
         doctor.data_set("minst")

@@ -158,5 +158,7 @@ def _stack(pictures: list[Tensor | DataError]) -> Tensor | DataError:
 
 def _readers(world: int) -> int:
     """How many processes read for each one that trains; 0: it reads by itself."""
-    each = min((os.cpu_count() or 1) // world, 16)
+    # Where the system can tell, only the processors that this process may use, or torch warns.
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    each = min(processors // world, 16)
     return each if each > 1 else 0

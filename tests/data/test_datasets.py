@@ -1,4 +1,7 @@
-"""Real data sets, from small files of the real form written here, with a manifest to match."""
+"""Real data sets, from small files of the real form written here, with a manifest to match.
+
+CAM-loss, §4.1: what the sets are, and how many classes of them are base, validation and novel.
+"""
 
 import hashlib
 import pickle
@@ -9,9 +12,10 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from scipy.io import savemat
 
 from camlib.data import datasets
-from camlib.data.datasets import DataError, ImageSet, check, data_root, get, load, manifest, statistics
+from camlib.data.datasets import DataError, FileSet, ImageSet, check, data_root, get, load, manifest, statistics
 from camlib.data.scenes import Scenes
 
 GENERATOR = np.random.default_rng(0)
@@ -119,6 +123,20 @@ def test_scenes_need_no_files(monkeypatch, tmp_path):
     get("scenes")
 
 
+@pytest.mark.parametrize(
+    ("name", "variant", "parts"),
+    [("scenes_fine", "fine", ("train", "test")), ("scenes_few_shot", "few_shot", ("base", "novel"))],
+)
+def test_other_scenes(name, variant, parts):
+    for split, part in zip(("train", "test"), parts, strict=True):
+        found, expected = load(name, split, count=30), Scenes(part, variant, count=30)
+        assert torch.equal(found.images, expected.images)
+        assert torch.equal(found.labels, expected.labels)
+        assert found.classes == expected.classes
+    assert len(load("scenes_few_shot", "train", count=1).classes) == 24
+    assert len(load("scenes_few_shot", "test", count=1).classes) == 8
+
+
 NAMES = ["mnist", "cifar10", "cifar100"]
 
 
@@ -202,9 +220,33 @@ def test_the_data_folder(monkeypatch):
 
 def test_the_manifest_has_everything_an_error_or_a_reader_needs():
     for name, entry in manifest().items():
-        assert entry.keys() >= {"title", "source", "licence", "size"}, name
+        assert entry.keys() >= {"title", "source", "licence", "size", "classes", "channels"}, name
         assert all(len(md5) == 32 and int(md5, 16) for md5 in entry.get("files", {}).values())
-    assert set(datasets._TORCHVISION) | {"scenes"} == set(manifest())
+        ways_to_load = (
+            name in datasets._TORCHVISION,
+            name in datasets._SCENES,
+            entry.get("layout") in datasets._LAYOUTS,
+        )
+        assert ways_to_load.count(True) == 1, name
+        if "layout" in entry:
+            assert entry["parts"], name
+            assert entry["by_hand"], name
+            assert sum(entry.get("few_shot", [entry["classes"]])) == entry["classes"], name
+    titles = [entry["title"] for entry in manifest().values()]
+    assert len(set(titles)) == len(titles)
+
+
+def test_the_manifest_counts_as_the_papers_do():
+    counts = {
+        name: (entry["classes"], *entry["images"].values()) for name, entry in manifest().items() if "images" in entry
+    }
+    assert counts["cub200"] == counts["cub200_few_shot"] == (200, 5994, 5794)
+    assert counts["cub50"] == counts["cub50_few_shot"] == (50, 1500, 1389)
+    assert counts["stanford_dogs"] == (120, 12000, 8580)
+    assert counts["imagenet"] == (1000, 1281167, 50000)
+    assert counts["mini_imagenet_few_shot"] == counts["mini_to_cub"] == (100, 64 * 600, 16 * 600, 20 * 600)
+    assert manifest()["cub200_few_shot"]["few_shot"] == [120, 30, 50]
+    assert manifest()["cub50_few_shot"]["few_shot"] == [30, 8, 12]
 
 
 @pytest.mark.parametrize(("name", "lists"), [("cifar10", ["train_list", "test_list"]), ("cifar100", ["train_list"])])
@@ -243,3 +285,284 @@ def test_the_checksum_tells_pixels_and_labels_apart():
     ]
     assert sets[0].checksum == expected
     assert len({one.checksum for one in sets}) == 3
+
+
+# Sets that are read from files while training.
+
+LETTERS = "abcdefghijkl"
+BIRDS = [f"{k + 1:03d}.Bird_{letter}" for k, letter in enumerate(LETTERS)]
+DOGS = [f"n0208{k}-dog_{k}" for k in range(3)]
+THINGS = [f"n0{k}" for k in range(6)]
+
+
+def birds():
+    """Image number, file and whether it is a training image: 3 to 5 images of each of 12 birds, ids with gaps."""
+    files = [f"{bird}/{bird[4:]}_{n}.jpg" for k, bird in enumerate(BIRDS) for n in range(3 + k % 3)]
+    return [(3 * i + 2, file, i % 3 != 0) for i, file in enumerate(files)]
+
+
+def write_lists_of_birds(root, known):
+    write(root / "CUB_200_2011/images.txt", "".join(f"{i} {file}\n" for i, file, _ in known).encode())
+    split = "".join(f"{i} {int(training)}\n" for i, _, training in known)
+    write(root / "CUB_200_2011/train_test_split.txt", split.encode())
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    """A data folder with all sets whose images are files, none of them an image, and a manifest that counts them."""
+    for _, file, _ in birds():
+        write(tmp_path / "CUB_200_2011/images" / file, file.encode())
+    write_lists_of_birds(tmp_path, birds())
+    for split, count in (("train", 2), ("test", 1)):
+        files = [f"{dog}/{dog}_{split}{n}.jpg" for dog in DOGS for n in range(count)]
+        for file in files:
+            write(tmp_path / "stanford_dogs/Images" / file, b"dog")
+        lists = tmp_path / "stanford_dogs/lists"
+        lists.mkdir(exist_ok=True)
+        # As published: a column of cells, each with one name.
+        savemat(lists / f"{split}_list.mat", {"file_list": np.array([[file] for file in files], dtype=object)})
+    for file, things in (("train.csv", THINGS[:3]), ("val.csv", THINGS[3:4]), ("test.csv", THINGS[4:])):
+        lines = [(f"{thing}0000000{n}.jpg", thing) for n in range(2) for thing in things]
+        for name, _ in lines:
+            write(tmp_path / "mini_imagenet/images" / name, b"thing")
+        content = "filename,label\n" + "".join(f"{name},{thing}\n" for name, thing in lines)
+        write(tmp_path / "mini_imagenet" / file, content.encode())
+    for folder, count in (("train", 3), ("val", 2)):
+        for thing in THINGS:
+            for n in range(count):
+                write(tmp_path / f"imagenet/{folder}/{thing}/{thing}_{n}.JPEG", b"thing")
+    ours = manifest()
+    own = {
+        "cub200": {"classes": 12, "images": {"train": 32, "test": 16}},
+        "cub50": {"classes": 4, "images": {"train": 10, "test": 5}},
+        "stanford_dogs": {"classes": 3, "images": {"train": 6, "test": 3}},
+        "mini_imagenet_few_shot": {"classes": 6, "images": {"train": 6, "validation": 2, "test": 4}},
+        "imagenet": {"classes": 6, "images": {"train": 18, "test": 12}},
+    }
+    for name, last in (("cub200", BIRDS[-1]), ("cub50", BIRDS[3])):
+        own[name]["parts"] = [*ours[name]["parts"][:2], f"CUB_200_2011/images/{last}"]
+        own[f"{name}_few_shot"] = own[name]
+    own["mini_to_cub"] = own["mini_imagenet_few_shot"]
+    for name, changes in own.items():
+        ours[name] |= changes
+    ours["cub200_few_shot"]["few_shot"] = [7, 2, 3]
+    ours["cub50_few_shot"]["few_shot"] = [2, 1, 1]
+    monkeypatch.setattr(datasets, "manifest", lambda: ours)
+    monkeypatch.setenv("CAMLIB_DATA", str(tmp_path))
+    return tmp_path
+
+
+FILE_SETS = ["cub200", "cub50", "stanford_dogs", "mini_imagenet_few_shot", "imagenet"]
+
+
+@pytest.mark.parametrize(("name", "classes"), [("cub200", 12), ("cub50", 4)])
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_cub(folders, name, classes, split):
+    found = load(name, split)
+    assert isinstance(found, FileSet)
+    assert found.classes == tuple(BIRDS[:classes])
+    expected = [
+        (folders / "CUB_200_2011/images" / file, k)
+        for k, bird in enumerate(BIRDS[:classes])
+        for _, file, training in birds()
+        if file.startswith(bird) and training == (split == "train")
+    ]
+    assert list(zip(found.paths, found.labels.tolist(), strict=True)) == expected
+    assert found.labels.dtype == torch.int64
+    assert found.count == len(expected)
+
+
+def test_cub50_needs_no_other_classes(folders):
+    expected = load("cub50", "test")
+    write_lists_of_birds(folders, [bird for bird in birds() if bird[1] < BIRDS[4]])
+    for bird in BIRDS[4:]:
+        for file in (folders / "CUB_200_2011/images" / bird).iterdir():
+            file.unlink()
+        (folders / "CUB_200_2011/images" / bird).rmdir()
+    assert load("cub50", "test").paths == expected.paths
+    with pytest.raises(DataError, match=rf"CUB-200-2011 is not in .*: missing CUB_200_2011/images/{BIRDS[-1]} \("):
+        load("cub200", "test")
+
+
+@pytest.mark.parametrize(("split", "count"), [("train", 2), ("test", 1)])
+def test_stanford_dogs(folders, split, count):
+    found = load("stanford_dogs", split)
+    assert found.classes == tuple(DOGS)
+    assert found.labels.tolist() == [k for k in range(3) for _ in range(count)]
+    names = [f"{dog}/{dog}_{split}{n}.jpg" for dog in DOGS for n in range(count)]
+    assert found.paths == tuple(folders / "stanford_dogs/Images" / name for name in names)
+
+
+@pytest.mark.parametrize(("split", "folder", "count"), [("train", "train", 3), ("test", "val", 2)])
+def test_imagenet(folders, split, folder, count):
+    found = load("imagenet", split)
+    assert found.classes == tuple(THINGS)
+    assert found.labels.tolist() == [k for k in range(6) for _ in range(count)]
+    names = [f"{thing}/{thing}_{n}.JPEG" for thing in THINGS for n in range(count)]
+    assert found.paths == tuple(folders / "imagenet" / folder / name for name in names)
+
+
+@pytest.mark.parametrize(("split", "things"), [("train", THINGS[:3]), ("test", THINGS[4:])])
+def test_mini_imagenet_has_other_classes_in_the_test(folders, split, things):
+    found = load("mini_imagenet_few_shot", split)
+    assert found.classes == tuple(things)
+    assert found.labels.tolist() == [*range(len(things))] * 2
+    names = [f"{thing}0000000{n}.jpg" for n in range(2) for thing in things]
+    assert found.paths == tuple(folders / "mini_imagenet/images" / name for name in names)
+
+
+@pytest.mark.parametrize(("name", "numbers"), [("cub200_few_shot", (7, 2, 3)), ("cub50_few_shot", (2, 1, 1))])
+def test_few_shot_cub_has_all_images_of_base_or_novel_classes(folders, name, numbers):
+    base, novel = load(name, "train"), load(name, "test")
+    assert (len(base.classes), len(novel.classes)) == (numbers[0], numbers[2])
+    assert not set(base.classes) & set(novel.classes)
+    for found in (base, novel):
+        assert set(found.classes) <= set(BIRDS[: sum(numbers)])
+        assert list(found.classes) == sorted(found.classes)
+        expected = {folders / "CUB_200_2011/images" / file for _, file, _ in birds() if file[:10] in found.classes}
+        assert set(found.paths) == expected
+        assert found.count == len(expected)
+        for path, label in zip(found.paths, found.labels.tolist(), strict=True):
+            assert path.parent.name == found.classes[label]
+
+
+def test_the_classes_of_few_shot_cub_stay_the_same():
+    """Numbers that no run may ever see changed: records would no longer compare."""
+    numbered = [(Path(f"{k}.jpg"), f"{k:03d}") for k in range(200)]
+    splits = datasets._by_class({"train": numbered[::2], "test": numbered[1::2]}, [120, 30, 50])
+    assert (len(splits["train"]), len(splits["test"])) == (120, 50)
+    assert [int(name) for _, name in sorted(splits["test"], key=lambda image: image[1])][:12] == [
+        5,
+        9,
+        12,
+        16,
+        26,
+        27,
+        37,
+        38,
+        45,
+        49,
+        52,
+        67,
+    ]
+
+
+def test_mini_to_cub_trains_on_all_of_mini_imagenet_and_tests_on_novel_birds(folders):
+    base, novel = load("mini_to_cub", "train"), load("mini_to_cub", "test")
+    assert base.classes == tuple(THINGS)
+    assert set(base.paths) == set((folders / "mini_imagenet/images").iterdir())
+    expected = load("cub200_few_shot", "test")
+    assert (novel.paths, novel.classes) == (expected.paths, expected.classes)
+    assert torch.equal(novel.labels, expected.labels)
+
+
+def test_the_first_images_of_a_set_keep_their_labels(folders):
+    whole, part = load("cub200_few_shot", "train"), load("cub200_few_shot", "train", count=9)
+    assert part.paths == whole.paths[:9]
+    assert torch.equal(part.labels, whole.labels[:9])
+    assert part.classes == whole.classes
+
+
+def test_the_checksum_of_files_is_that_of_names_sizes_and_labels(folders, tmp_path_factory):
+    found = load("stanford_dogs", "test")
+    lines = [f"{dog}/{dog}_test0.jpg 3 {k}\n" for k, dog in enumerate(DOGS)]
+    expected = hashlib.sha256("".join(lines).encode()).hexdigest()
+    assert found.checksum == expected
+    others = [
+        found._replace(labels=found.labels.flip(0)),
+        found._replace(paths=found.paths[::-1]),
+        found._replace(paths=found.paths[:2], labels=found.labels[:2]),
+    ]
+    assert expected not in [other.checksum for other in others]
+    elsewhere = tmp_path_factory.mktemp("moved") / "data"
+    folders.rename(elsewhere)
+    moved = load("stanford_dogs", "test", elsewhere)
+    assert moved.checksum == expected, "the folder does not matter"
+    moved.paths[0].write_bytes(b"cats")
+    assert moved.checksum != expected
+
+
+@pytest.mark.parametrize("name", FILE_SETS)
+def test_missing_parts_are_named_with_what_to_do(folders, name):
+    entry = datasets.manifest()[name]
+    first, last = entry["parts"][0], entry["parts"][-1]
+    (folders / first).rename(folders / "elsewhere")
+    (folders / last).rename(folders / "elsewhere too")
+    for action in (get, check, lambda name: load(name, "train")):
+        with pytest.raises(DataError) as error:
+            action(name)
+        assert str(error.value) == (
+            f"{entry['title']} is not in {folders}: missing {first}, {last} ({entry['size']}; {entry['licence']}). "
+            f"{entry['by_hand']} and set CAMLIB_DATA to the folder"
+        )
+
+
+def test_mini_to_cub_misses_the_birds(folders):
+    (folders / "CUB_200_2011/images.txt").unlink()
+    with pytest.raises(DataError, match=r"CUB-200-2011, few-shot is not in .*: missing CUB_200_2011/images.txt"):
+        check("mini_to_cub")
+
+
+@pytest.mark.parametrize("name", ["cub200", "cub50", "stanford_dogs", "mini_imagenet_few_shot"])
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"")], ids=["gone", "empty"])
+def test_a_listed_image_that_is_not_there_or_empty(folders, name, damage):
+    check(name)
+    image = load(name, "test").paths[-1]
+    damage(image)
+    with pytest.raises(DataError) as error:
+        load(name, "train")
+    entry = datasets.manifest()[name]
+    assert str(error.value) == (
+        f"{entry['title']} in {folders}: 1 of its images are not there or empty, the first is {image}. "
+        f"{entry['by_hand']}"
+    )
+
+
+def test_images_missing_from_imagenet(folders):
+    image = folders / f"imagenet/val/{THINGS[2]}/{THINGS[2]}_1.JPEG"
+    image.write_bytes(b"")
+    with pytest.raises(DataError, match=f"1 of its images are not there or empty, the first is {image}"):
+        check("imagenet")
+    image.unlink()
+    with pytest.raises(DataError, match=r"ImageNet-1K in .* has 11 test images, expected 12\. Register at"):
+        check("imagenet")
+    for folder, count in (("train", 3), ("val", 1)):
+        for n in range(count):
+            (folders / f"imagenet/{folder}/{THINGS[2]}/{THINGS[2]}_{n}.JPEG").unlink()
+    with pytest.raises(DataError, match=f"cannot be listed: FileNotFoundError.*{THINGS[2]}"):
+        check("imagenet")
+    for folder in ("train", "val"):
+        (folders / "imagenet" / folder / THINGS[2]).rmdir()
+    with pytest.raises(DataError, match=r"ImageNet-1K in .* has 5 classes, expected 6"):
+        check("imagenet")
+
+
+def test_a_class_missing_from_a_list(folders):
+    write_lists_of_birds(folders, [bird for bird in birds() if not bird[1].startswith(BIRDS[2])])
+    for name, found, expected in (("cub200", 11, 12), ("cub50", 3, 4), ("cub50_few_shot", 3, 4)):
+        with pytest.raises(DataError, match=f"in {folders} has {found} classes, expected {expected}. Unpack"):
+            load(name, "train")
+
+
+def test_images_missing_from_a_list(folders):
+    write_lists_of_birds(folders, birds()[:-1])
+    check("cub50")
+    with pytest.raises(DataError, match=r"CUB-200-2011 in .* has 31 train images, expected 32"):
+        load("cub200", "test")
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "content"),
+    [
+        ("cub200", "CUB_200_2011/images.txt", b"1 2 3\n"),
+        ("cub200", "CUB_200_2011/images.txt", b"\xff\xfe"),
+        ("cub50", "CUB_200_2011/train_test_split.txt", b"2 1\n"),
+        ("stanford_dogs", "stanford_dogs/lists/test_list.mat", b""),
+        ("stanford_dogs", "stanford_dogs/lists/train_list.mat", b"MATLAB" * 100),
+        ("mini_imagenet_few_shot", "mini_imagenet/val.csv", b"name,class\na,b\n"),
+    ],
+)
+def test_damaged_lists(folders, name, file, content):
+    (folders / file).write_bytes(content)
+    with pytest.raises(DataError, match=f"{datasets.manifest()[name]['title']} in {folders} cannot be listed: "):
+        check(name)

@@ -33,6 +33,7 @@ def test_every_image_once_an_epoch(batch_size, batches, shuffle):
     ours = loader(batch_size, shuffle=shuffle)
     found = numbers(ours.batches(3))
     assert len(found) == len(ours) == batches
+    assert ours.count == COUNT
     assert all(len(batch) == batch_size for batch in found[:-1])
     order = [n for batch in found for n in batch]
     assert sorted(order) == list(range(COUNT))
@@ -124,6 +125,19 @@ def test_describe_tells_loaders_apart():
         Loader(IMAGES, LABELS, CLASSES, 5, mean=MEAN, std=2 * STD, augment=("flip",), shuffle=True, seed=2),
     ]
     assert all(other.describe() != ours for other in others)
+
+
+def test_the_description_keeps_its_form():
+    """A checkpoint with another one would be refused."""
+    assert loader(augment=("flip",), shuffle=True, seed=2).describe() == {
+        "checksum": "df1b1c4a",
+        "images": 23,
+        "classes": 4,
+        "batch_size": 5,
+        "augment": ["flip"],
+        "shuffle": True,
+        "seed": 2,
+    }
 
 
 def test_derived_seeds_differ():
