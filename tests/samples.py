@@ -67,7 +67,7 @@ def append_some(folder, writer, count):
 
 
 def tiny(experiment: Experiment) -> Experiment:
-    small = replace(quick(experiment), train_images=96, test_images=40, batch_size=32)
+    small = replace(quick(experiment), train_images=96, test_images=160, batch_size=32)
     return small.lasting(2)
 
 

@@ -10,6 +10,7 @@ from torch import nn
 from camlib import recipes
 from camlib.data import manifest
 from camlib.data.augment import AUGMENTATIONS
+from camlib.data.stream import TRANSFORMS
 from camlib.models import HEADS, NETS
 from camlib.names import UnknownName
 from camlib.objective import State
@@ -90,6 +91,7 @@ def test_every_experiment_can_be_built_and_recorded(name, preset):
     assert experiment.data in manifest()
     assert experiment.net in NETS
     assert experiment.head in HEADS
+    assert experiment.transform is None or experiment.transform in TRANSFORMS
     assert set(experiment.augment) <= set(AUGMENTATIONS)
     assert callable(experiment.tester())
     for other in (experiment.teacher, experiment.start):
