@@ -67,7 +67,7 @@ class Book:
         table = recipes.TABLES[cell.table]
         record = run(cell, self.preset, self.seed, out=self._runs, device=self.device, progress=False)
         value = records.in_unit(record.metrics[cell.metric], table.unit)
-        what = f"{table.rows[cell.row]}, {table.columns[cell.column]}: {value:.2f} {table.unit}"
+        what = f"{table.rows[cell.row]}, {table.columns[cell.column]}: {table.unit.removesuffix(' %')} {value:.2f} %"
         print(f"{what} on {record.about['data']}, with {record.about['net']} after {record.epochs_done} epochs")
         return record
 

@@ -117,4 +117,4 @@ def test_train_runs_a_cell_at_the_preset(book, capsys, monkeypatch):
     record = book.train("cam-table-7/f/kd")
     assert record.about["teacher"] == "cam-table-1/resnet20/ce"
     error = 100 * (1 - record.metrics["accuracy"])
-    assert f"ResNet-8 (not in the paper), KD: {error:.2f} error % on scenes, with resnet8" in capsys.readouterr().out
+    assert f"ResNet-8 (not in the paper), KD: error {error:.2f} % on scenes, with resnet8" in capsys.readouterr().out
