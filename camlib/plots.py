@@ -6,6 +6,7 @@ import pandas
 import seaborn
 import torch
 from matplotlib import pyplot
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from torch import Tensor
@@ -98,8 +99,8 @@ def histories(
             ends.append(f"{label}, {arm}: {frame.mean(axis=1).iloc[0]:.3g} to {frame.mean(axis=1).iloc[-1]:.3g}")
         axis.set(xlabel="epoch", ylabel=label)
         axis.xaxis.get_major_locator().set_params(integer=True)
-    axes[0, 0].legend(frameon=False, fontsize=8)
     figure.tight_layout()
+    _legend(axes[0, 0])
     return figure, f"Curves over epochs, first to last value: {'; '.join(ends)}."
 
 
@@ -162,6 +163,16 @@ def paired_dots(values: pandas.DataFrame, value: str, row: str, arm: str) -> tup
     figure.tight_layout()
     rows = "; ".join(f"{name}: " + ", ".join(f"{a} {v:.2f}" for a, v in line.items()) for name, line in wide.iterrows())
     return figure, f"Pairs of dots, {value}. {rows}."
+
+
+def _legend(axis: Axes) -> None:
+    """Names beside the curves, or below the figure where they would cover them."""
+    handles, names = axis.get_legend_handles_labels()
+    if len(names) <= 3:
+        axis.legend(frameon=False, fontsize=8)
+    else:
+        below = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.0), "ncols": 2 if len(names) == 4 else 3}
+        axis.figure.legend(handles, names, frameon=False, fontsize=8, **below)
 
 
 def gradient_paths() -> tuple[Figure, str]:
@@ -241,6 +252,6 @@ def lines(x: Sequence[float], series: Mapping[str, Sequence[float]], *, xlabel: 
         axis.plot(x, torch.as_tensor(values), color=colour, linewidth=2, label=name)
         texts.append(f"{name} goes from {float(values[0]):.3g} to {float(values[-1]):.3g}")
     axis.set(xlabel=xlabel, ylabel=ylabel)
-    axis.legend(frameon=False, fontsize=8)
     figure.tight_layout()
+    _legend(axis)
     return figure, f"{ylabel} over {xlabel}: {'; '.join(texts)}."
