@@ -19,7 +19,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # What each paper numbers. A paper's items are all listed as soon as it has a chapter, so that a gap shows.
 PAPERS = {
-    "CAM-loss": ("2-cam-loss", {"Eq.": 12, "Table": 7, "Figure": 5, "Algorithm": 1}),
+    "CAM-loss": (
+        "2-cam-loss",
+        {"Eq.": 12, "Table": 7, "Figure": 5, "Algorithm": 1},
+    ),
     "ICASC": ("3-icasc", {"Eq.": 5, "Table": 9}),
     "CC-Loss": ("4-cc-loss", {}),
 }
