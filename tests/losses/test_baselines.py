@@ -222,7 +222,7 @@ def test_a_larger_angle_is_always_worse():
         (LSoftmax(gamma=0.1, lambda_min=2), lambda n: max(2, 1000 * (1 + 0.1 * n) ** -35)),
         (ASoftmax(), lambda n: max(5, 1000 / (1 + 0.12 * n))),
     ],
-    ids=repr,
+    ids=["L-Softmax", "L-Softmax with a floor", "A-Softmax"],
 )
 def test_lambda_falls_with_the_steps_of_training(term, expected):
     out = random_output()
