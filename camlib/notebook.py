@@ -72,7 +72,7 @@ class Book:
         return record
 
     def table(self, name: str) -> pandas.DataFrame:
-        """Every cell of a table: the paper's number beside ours, by the paper's protocol and by the short one.
+        """Every cell of a table: the paper's number beside ours, by the paper's protocol and, if run, the short one.
 
         Raises:
             KeyError: there is no such table.
@@ -83,13 +83,10 @@ class Book:
         paper = [
             "–" if number != number else f"{number:.2f}{c}" for number, c in zip(frame["paper"], cited, strict=True)
         ]
-        shown = pandas.DataFrame(
-            {
-                "paper": paper,
-                "ours, paper protocol": frame["text"],
-                "ours, short protocol": records.table(name, "short")["text"],
-            }
-        )
+        shown = pandas.DataFrame({"paper": paper, "ours, paper protocol": frame["text"]})
+        short = records.table(name, "short")
+        if short["n"].any():
+            shown["ours, short protocol"] = short["text"]
         headings = frame["row"].map(table.rows), frame["column"].map(table.columns)
         shown.index = pandas.MultiIndex.from_arrays(headings, names=(table.unit, ""))
         return shown

@@ -99,8 +99,8 @@ def observe(model: nn.Module, stages: tuple[str, ...] | None = None) -> Observed
 
     It works on every model that ends in global average pooling and one linear layer: the nets of
     `camlib.models`, of `torchvision.models` and of timm. The model is traced symbolically once; the tensor
-    in front of the pooling becomes `maps[-1]`, so that mean(CAM) + bias is the logit (CAM-loss, Eq. 1,
-    Figure 2), or, for a subclass of `nn.Linear`, what that class makes of the two.
+    in front of the pooling becomes `maps[-1]`, so that mean(CAM) + bias is the logit (CAM-loss, Eq. 1
+    and CAM-loss, Figure 2), or, for a subclass of `nn.Linear`, what that class makes of the two.
 
     Args:
         model: the classifier. Its parameters are shared, not copied. Auxiliary heads that it uses in

@@ -1,4 +1,4 @@
-"""Foreign classifiers under `observe`: what it returns, and what it refuses (CAM-loss, Eq. 1)."""
+"""Foreign classifiers under `observe`: what it returns, and what it refuses (CAM-loss, Eq. 1; CAM-loss, Figure 2)."""
 
 import copy
 

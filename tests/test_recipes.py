@@ -1,4 +1,7 @@
-"""Recipes: cells by name, presets, every experiment can be built and recorded (CAM-loss, Tables 1–7)."""
+"""Recipes: cells by name, presets, every experiment can be built and recorded.
+
+CAM-loss, Tables 1–7 and CAM-loss, Figure 3.
+"""
 
 import json
 from dataclasses import asdict, replace

@@ -1,3 +1,5 @@
+"""Scenes: what the pictures show, and how far the ground gives the class away (CAM-loss, Figure 5)."""
+
 import hashlib
 
 import numpy as np
