@@ -7,7 +7,6 @@ import math
 import os
 import random
 import signal
-import socket
 import warnings
 from pathlib import Path
 
@@ -717,6 +716,7 @@ def worker(rank, port, folder):
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
     results = {"command": run_a_cell(folder / "command")}
     with process_group(torch.device("cpu")):
         seen = []
@@ -753,10 +753,9 @@ def worker(rank, port, folder):
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    multiprocessing.spawn(worker, (port, folder), nprocs=2)
+    # The processes meet where torchrun would have them meet. A port that is free now could be taken by then.
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    multiprocessing.spawn(worker, (store.port, folder), nprocs=2)
     return folder, [torch.load(folder / f"{rank}.results") for rank in range(2)]
 
 
