@@ -168,7 +168,7 @@ def paired_dots(values: pandas.DataFrame, value: str, row: str, arm: str) -> tup
 def _legend(axis: Axes) -> None:
     """Names beside the curves, or below the figure where they would cover them."""
     handles, names = axis.get_legend_handles_labels()
-    if len(names) <= 3:
+    if len(names) <= 2:
         axis.legend(frameon=False, fontsize=8)
     else:
         below = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.0), "ncols": 2 if len(names) == 4 else 3}
