@@ -119,12 +119,6 @@ class Objective(nn.Module):
         if teacher is not None:
             teacher.eval().requires_grad_(False)
 
-    def train(self, mode: bool = True) -> "Objective":
-        super().train(mode)
-        if self.teacher is not None:
-            self.teacher.eval()  # whoever else holds it may have set it to training
-        return self
-
     def _apply(self, *arguments, **options) -> "Objective":
         if self.teacher is not None:
             self.teacher._apply(*arguments, **options)
@@ -180,6 +174,7 @@ class Objective(nn.Module):
         check_target(target, *out.logits.shape)
         state = state or State()
         if self.teacher is not None:
+            self.teacher.eval()  # whoever else holds it may have set it to training
             with torch.no_grad():
                 state = state._replace(teacher=self.teacher(images))
         parts = {}

@@ -119,6 +119,7 @@ def test_the_teacher_is_frozen_and_seen_by_the_terms(observed):
     teacher, spy = observe(create("resnet8", 3).train()), Spy()
     objective = Objective(teacher=teacher, spy=(1.0, spy), ce=(1.0, CrossEntropy()))
     objective.train()
+    teacher.train()
     running = [buffer.clone() for buffer in teacher.buffers()]
     objective(observed, IMAGES, TARGET)["loss"].backward()
     seen = spy.calls[0][2].teacher

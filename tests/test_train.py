@@ -711,13 +711,14 @@ def run_a_cell(folder):
     return main([*command, "--out", str(folder)])
 
 
-def worker(rank, port, folder):
+def worker(rank, ports, folder):
     warnings.simplefilter("error")
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    os.environ |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    os.environ["MASTER_PORT"] = str(ports[0])
     results = {"command": run_a_cell(folder / "command")}
+    os.environ["MASTER_PORT"] = str(ports[1])
     with process_group(torch.device("cpu")):
         seen = []
         spy = Spy(lambda step, out, target, state: seen.append(target))
@@ -753,9 +754,10 @@ def worker(rank, port, folder):
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
-    # The processes meet where torchrun would have them meet. A port that is free now could be taken by then.
-    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    multiprocessing.spawn(worker, (store.port, folder), nprocs=2)
+    # A place to meet for each of the two groups, kept by this process, as torchrun does: a group that keeps its own
+    # takes it down at its end, maybe while the other process is looking there for the next.
+    stores = [torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False) for _ in range(2)]
+    multiprocessing.spawn(worker, ([store.port for store in stores], folder), nprocs=2)
     return folder, [torch.load(folder / f"{rank}.results") for rank in range(2)]
 
 
