@@ -102,8 +102,7 @@ def grad_cam(logits: Tensor, maps: Tensor, target: Tensor) -> Tensor:
 
     Source: Selvaraju et al., "Grad-CAM", 2017; allowed in place of CAM by CAM-loss, §3.1.
     """
-    gradient = _gradient_of_score(logits, maps, target)
-    return _weighted_sum(gradient.mean((2, 3)), maps).relu()
+    return attend("grad_cam", gradient_of_score(logits, maps, target), maps)
 
 
 def grad_cam_pp(logits: Tensor, maps: Tensor, target: Tensor) -> Tensor:
@@ -132,29 +131,85 @@ def grad_cam_pp(logits: Tensor, maps: Tensor, target: Tensor) -> Tensor:
 
     Source: Chattopadhay et al., "Grad-CAM++", 2018; allowed in place of CAM by CAM-loss, §3.1.
     """
-    positive = _gradient_of_score(logits, maps, target).relu()
-    # alpha divided through by g², which would vanish in float32 together with g³.
-    alpha = 1 / (2 + positive * full_precision(maps.detach()).sum((2, 3), keepdim=True))
-    return _weighted_sum((alpha * positive).sum((2, 3)), maps).relu()
+    return attend("grad_cam_pp", gradient_of_score(logits, maps, target), maps)
+
+
+def channel_weighted(logits: Tensor, maps: Tensor, target: Tensor, create_graph: bool = False) -> Tensor:
+    """Channel-weighted attention A_ch: the maps weighted by the positive gradients of the target's score (ICASC, Eq. 2).
+
+    relu(Σ_c mean_xy(relu(∂ Σ(logits · T) / ∂f_c)) f_c). Grad-CAM takes the mean first, so that negative gradients
+    of the ground can cancel positive ones of the object. The factor 1/Z of Eq. 2 is the mean's. At the last layer
+    of a net with global average pooling and a linear head this is relu(Σ_c relu(w_c) f_c) / (H · W), w being the
+    class's row of the classifier's weight.
+
+    Args:
+        logits: (N, K), computed from `maps` with gradients enabled.
+        maps: (N, C, H, W), of any stage.
+        target: (N, K) rows.
+        create_graph: let gradients flow through the channel weights too. By default they are constants, and only
+            `maps` stay attached: the paper avoids derivatives of higher order.
+
+    Returns:
+        (N, H, W), non-negative, in float32 at least.
+
+    Raises:
+        ValueError: the shapes do not belong together, or `logits` cannot be differentiated to `maps`.
+    """
+    return attend("channel_weighted", gradient_of_score(logits, maps, target, create_graph), maps)
+
+
+def attend(kind: str, gradient: Tensor, maps: Tensor) -> Tensor:
+    """The attention map of a kind, given the gradient of a score: relu of the weighted sum of the maps.
+
+    Args:
+        kind: "grad_cam", "grad_cam_pp" or "channel_weighted", weighted as the function of that name says.
+        gradient: (N, C, H, W), of the score, at the maps.
+        maps: (N, C, H, W).
+
+    Returns:
+        (N, H, W), non-negative, in float32 at least.
+
+    Raises:
+        ValueError: `maps` does not have four dimensions.
+    """
+    _check_maps(maps)
+    if kind == "grad_cam":
+        channel_weights = gradient.mean((2, 3))
+    elif kind == "channel_weighted":
+        channel_weights = gradient.relu().mean((2, 3))
+    else:
+        positive = gradient.relu()
+        # alpha divided through by g², which would vanish in float32 together with g³.
+        alpha = 1 / (2 + positive * full_precision(maps.detach()).sum((2, 3), keepdim=True))
+        channel_weights = (alpha * positive).sum((2, 3))
+    return _weighted_sum(channel_weights, maps).relu()
+
+
+def gradient_of_score(logits: Tensor, at: Tensor, target: Tensor, create_graph: bool = False) -> Tensor:
+    """The gradient of Σ(logits · T), the target's score, at a tensor that the logits were computed from.
+
+    Returns:
+        A tensor of the shape of `at`, in float32 at least; constant unless `create_graph`.
+
+    Raises:
+        ValueError: the target does not fit the logits, or they cannot be differentiated to `at`.
+    """
+    check_target(target, *logits.shape)
+    if not (logits.requires_grad and at.requires_grad):
+        raise ValueError(
+            "logits do not depend on maps by gradients: call the model with gradients enabled, "
+            "not inside torch.no_grad()"
+        )
+    score = (logits * target).sum()
+    (gradient,) = torch.autograd.grad(score, at, retain_graph=True, create_graph=create_graph, allow_unused=True)
+    if gradient is None:
+        raise ValueError("logits were not computed from these maps: pass both from one call of the model")
+    return full_precision(gradient)
 
 
 def full_precision(tensor: Tensor) -> Tensor:
     """The tensor in float32 if it is in half precision, else unchanged."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
-
-
-def _gradient_of_score(logits: Tensor, maps: Tensor, target: Tensor) -> Tensor:
-    _check_maps(maps)
-    check_target(target, *logits.shape)
-    if not (logits.requires_grad and maps.requires_grad):
-        raise ValueError(
-            "logits do not depend on maps by gradients: call the model with gradients enabled, "
-            "not inside torch.no_grad()"
-        )
-    (gradient,) = torch.autograd.grad((logits * target).sum(), maps, retain_graph=True, allow_unused=True)
-    if gradient is None:
-        raise ValueError("logits were not computed from these maps: pass both from one call of the model")
-    return full_precision(gradient)
 
 
 def _weighted_sum(channel_weights: Tensor, maps: Tensor) -> Tensor:

@@ -60,3 +60,22 @@ def check_single_label(target: Tensor, term: str) -> None:
             f"{term} needs one class per image, but row {row} of the target is mixed or multi-hot: "
             "use it without Mixup, CutMix and multi-label data"
         )
+
+
+def most_confusing(logits: Tensor, target: Tensor) -> Tensor:
+    """The class with the highest logit among those that the target rules out (ICASC, §3.2).
+
+    Args:
+        logits: (N, K).
+        target: (N, K) rows; a class is ruled out where its entry is 0.
+
+    Returns:
+        (N,) class indices; -1 where the target rules out none, so that no class can be confused with it.
+
+    Raises:
+        ValueError: the target does not fit the logits.
+    """
+    check_target(target, *logits.shape)
+    others = target == 0
+    confusing = logits.detach().float().masked_fill(~others, -torch.inf).argmax(1)
+    return confusing.where(others.any(1), -1)

@@ -1,0 +1,48 @@
+"""Attention of an observed net to a class, at any of its layers."""
+
+from torch import Tensor
+
+from camlib.maps import attend, gradient_of_score
+from camlib.names import lookup
+from camlib.observe import Output
+
+KINDS = {"grad_cam": "Grad-CAM", "grad_cam_pp": "Grad-CAM++", "channel_weighted": "A_ch"}
+
+
+def attention(
+    out: Output, target: Tensor, layer: int = -1, kind: str = "channel_weighted", create_graph: bool = False
+) -> Tensor:
+    """The map of where a net looks for each image's target, by the gradient of the target's score.
+
+    The same as `camlib.maps.grad_cam`, `grad_cam_pp` and `channel_weighted` at `out.maps[layer]`. At the last layer
+    no gradient has to go back through the net: what is pooled enters the logits by its mean alone, so that the
+    gradient is that of `out.pooled`, spread evenly over the positions. This holds for any classifier behind the
+    pooling, and for a linear one the channel weights are closed forms in its weight.
+
+    Args:
+        out: what an observed model returned, with gradients enabled.
+        target: (N, K) rows; the score is Σ(logits · T), so a multi-hot row gives one map for all its classes.
+        layer: an index of `out.maps`.
+        kind: a key of `KINDS`: "grad_cam", "grad_cam_pp" or "channel_weighted".
+        create_graph: let gradients flow through the channel weights too.
+
+    Returns:
+        (N, H, W), non-negative, in float32 at least. Gradients flow to `out.maps[layer]`.
+
+    Raises:
+        ValueError: there is no such layer, the target does not fit, or there are no gradients.
+        UnknownName: the kind is unknown.
+
+    Source: ICASC, §3.1.
+    """
+    lookup(KINDS, kind, "kind of attention")
+    if not -len(out.maps) <= layer < len(out.maps):
+        raise ValueError(
+            f"there is no layer {layer}: the model shows {len(out.maps)} of its stages. "
+            "Pass images that leave more of them larger than one cell, or name stages in observe(model, stages=…)"
+        )
+    maps = out.maps[layer]
+    if layer in (-1, len(out.maps) - 1):
+        evenly = gradient_of_score(out.logits, out.pooled, target, create_graph) / maps[0, 0].numel()
+        return attend(kind, evenly[:, :, None, None].expand_as(maps), maps)
+    return attend(kind, gradient_of_score(out.logits, maps, target, create_graph), maps)

@@ -1,0 +1,217 @@
+"""ICASC: attention to the target and to the class it is confused with is held apart, and kept between layers."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from camlib.attention import KINDS, attention
+from camlib.names import lookup
+from camlib.objective import State
+from camlib.observe import Output
+from camlib.target import most_confusing, one_hot
+
+
+class MultiLabelSoftMargin(nn.Module):
+    """Binary cross-entropy of each class's sigmoid, mean over classes and batch: L_C for several labels (ICASC, §3.4).
+
+    -1/K Σ_k [T_k log σ(z_k) + (1 - T_k) log σ(-z_k)].
+    """
+
+    def forward(self, out: Output, target: Tensor, state: State) -> Tensor:
+        return F.multilabel_soft_margin_loss(out.logits.float(), target)
+
+
+def target_region(last: Tensor, size: tuple[int, int]) -> Tensor:
+    """Where the target is, by the net itself: the soft mask of ICASC, Eq. 4.
+
+    σ(100 (A - 0.55 max A)) for the target's attention A at the last layer, resized bilinearly, held constant.
+
+    Args:
+        last: (N, H, W), not negative; scaled to a maximum of 1, or the mask is about 1/2 everywhere.
+        size: of the maps that it will cover.
+
+    Returns:
+        (N, *size) in 0 … 1, without gradient.
+    """
+    last = last.detach()
+    mask = torch.sigmoid(100 * (last - 0.55 * last.amax((1, 2), keepdim=True)))
+    if last.shape[1:] == size:
+        return mask
+    return F.interpolate(mask[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
+
+
+def overlap(target_map: Tensor, confuser_map: Tensor, mask: Tensor | float = 1.0) -> Tensor:
+    """How much two attention maps share inside a mask: L_AS of each image (ICASC, Eq. 3).
+
+    2 Σ_xy min(A, B) · mask / Σ_xy (A + B): 0 if they are disjoint there, 1 if they are the same and the mask is 1,
+    and 0 if both are zero everywhere.
+
+    Args:
+        target_map, confuser_map: (N, H, W), not negative.
+        mask: (N, H, W) in 0 … 1, or a number.
+
+    Returns:
+        (N,), each 0 … 1.
+    """
+    shared = (torch.minimum(target_map, confuser_map) * mask).sum((1, 2))
+    return 2 * shared / _or_one((target_map + confuser_map).sum((1, 2)))
+
+
+def share_outside(inner: Tensor, mask: Tensor, theta: float = 0.8) -> Tensor:
+    """How much less than a share θ of an attention map lies in the target region: L_AC of each image (ICASC, Eq. 5).
+
+    θ - Σ_xy A · mask / Σ_xy A, and θ if A is zero everywhere.
+
+    Args:
+        inner: (N, H, W), not negative.
+        mask: (N, H, W) in 0 … 1.
+        theta: the share; the paper takes 0.8.
+
+    Returns:
+        (N,), each θ - 1 … θ: negative where more than θ lies inside.
+    """
+    return theta - (inner * mask).sum((1, 2)) / _or_one(inner.sum((1, 2)))
+
+
+class ICASC(nn.Module):
+    """Attention separation at an inner and the last layer, and consistency between them (ICASC, Eq. 3–6).
+
+    L_AS^in + L_AS^la + L_AC, mean over the batch. With cross-entropy, or `MultiLabelSoftMargin` for several labels,
+    it is the paper's whole loss: `Objective(ce=(1.0, CrossEntropy()), icasc=(1.0, ICASC()))`. Inner and last layer
+    are `out.maps[-2]` and `out.maps[-1]`. Where the net computes the inner stage without a ReLU behind it
+    (pre-activation ResNet, WRN, PyramidNet, DenseNet), so is its map.
+
+    The confusing class is the one with the highest logit among those that the target row rules out. An image that
+    has none, all its classes being positive, adds nothing to L_AS. A multi-hot row has one map, that of the sum of
+    its logits. The classifier's weight gets no gradient unless `create_graph`. In training mode batch
+    normalisation lets the score of one image depend on the others, and so does its gradient here.
+
+    Args:
+        attention: "channel_weighted", "grad_cam" or "grad_cam_pp".
+        separate: at which of `out.maps` L_AS is taken; the ablation's switch (ICASC, Table 3).
+        consistent: whether to take L_AC.
+        theta: of Eq. 5.
+        scale: divide every map by its own maximum first. The paper does not say so, but on maps as they are the mask
+            is about 1/2 everywhere, and shrinking the confusing class's map is enough to bring L_AS to 0.
+        create_graph: let gradients flow through the channel weights too, at the price of derivatives of second
+            order. The paper avoids them.
+
+    Raises:
+        UnknownName: the kind of attention is unknown.
+        ValueError: nothing to compute, or when called, there is no inner layer or there are no gradients.
+    """
+
+    def __init__(
+        self,
+        attention: str = "channel_weighted",
+        separate: tuple[int, ...] = (-2, -1),
+        consistent: bool = True,
+        theta: float = 0.8,
+        scale: bool = True,
+        create_graph: bool = False,
+    ):
+        super().__init__()
+        lookup(KINDS, attention, "kind of attention")
+        if not (separate or consistent):
+            raise ValueError("separate is empty and consistent is off: nothing is left of the loss")
+        self.attention, self.separate, self.consistent, self.theta = attention, tuple(separate), consistent, theta
+        self.scale, self.create_graph = scale, create_graph
+
+    def extra_repr(self) -> str:
+        return (
+            f"attention={self.attention!r}, separate={self.separate}, consistent={self.consistent}, "
+            f"theta={self.theta}, scale={self.scale}, create_graph={self.create_graph}"
+        )
+
+    def confuser(self, out: Output, target: Tensor) -> Tensor:
+        """The class (N,) that each image's target is held apart from, or -1 if there is none."""
+        return most_confusing(out.logits, target)
+
+    def forward(self, out: Output, target: Tensor, state: State) -> Tensor:
+        maps: dict[int, Tensor] = {}
+
+        def target_map(layer: int) -> Tensor:
+            if layer not in maps:
+                maps[layer] = self._map(out, target, layer)
+            return maps[layer]
+
+        def region(layer: int) -> Tensor:
+            return target_region(target_map(-1), target_map(layer).shape[1:])
+
+        losses = []
+        if self.separate:
+            confusing = self.confuser(out, target)
+            there_is_one = confusing >= 0
+            rows = one_hot(confusing.clamp_min(0), target.shape[1])
+        for layer in self.separate:
+            loss = overlap(target_map(layer), self._map(out, rows, layer), region(layer))
+            losses.append(loss * there_is_one)
+        if self.consistent:
+            losses.append(share_outside(target_map(-2), region(-2), self.theta))
+        return torch.stack(losses).sum(0).mean()
+
+    def _map(self, out: Output, target: Tensor, layer: int) -> Tensor:
+        found = attention(out, target, layer, self.attention, self.create_graph)
+        return found / _or_one(found.amax((1, 2), keepdim=True)) if self.scale else found
+
+
+class AttentionSeparation(ICASC):
+    """L_AS at one layer, alone (ICASC, Eq. 3), 0 … 1.
+
+    Args:
+        layer: an index of `out.maps`; -1 is L_AS^la, -2 is L_AS^in.
+        attention, scale, create_graph: as in `ICASC`.
+
+    Raises:
+        UnknownName, ValueError: as `ICASC` does.
+    """
+
+    def __init__(
+        self,
+        layer: int = -1,
+        attention: str = "channel_weighted",
+        scale: bool = True,
+        create_graph: bool = False,
+    ):
+        super().__init__(attention, (layer,), False, scale=scale, create_graph=create_graph)
+
+
+class AttentionConsistency(ICASC):
+    """L_AC between the last two of `out.maps`, alone (ICASC, Eq. 5), θ - 1 … θ.
+
+    Args:
+        theta: the share of the inner attention that is to lie in the target region.
+        attention, scale, create_graph: as in `ICASC`.
+
+    Raises:
+        UnknownName, ValueError: as `ICASC` does.
+    """
+
+    def __init__(
+        self,
+        theta: float = 0.8,
+        attention: str = "channel_weighted",
+        scale: bool = True,
+        create_graph: bool = False,
+    ):
+        super().__init__(attention, (), True, theta, scale, create_graph)
+
+
+class RandomConfuserICASC(ICASC):
+    """A control: ICASC with a class drawn at random among those the target rules out, in place of the confusing one.
+
+    If it helps as much as `ICASC`, what helps is not that the net confuses just that class. In no paper. The draw
+    comes from torch's global generator, anew for each image and step.
+    """
+
+    def confuser(self, out: Output, target: Tensor) -> Tensor:
+        others = (target == 0).float()
+        some = others.any(1)
+        # A row without any would stop multinomial; what is drawn for it is not used.
+        drawn = torch.multinomial(others.where(some[:, None], 1), 1).squeeze(1)
+        return drawn.where(some, -1)
+
+
+def _or_one(total: Tensor) -> Tensor:
+    """The total, or 1 where it is 0: a map that is zero everywhere has nothing to be divided by."""
+    return total.where(total > 0, 1)
