@@ -135,7 +135,7 @@ def grad_cam_pp(logits: Tensor, maps: Tensor, target: Tensor) -> Tensor:
 
 
 def channel_weighted(logits: Tensor, maps: Tensor, target: Tensor, create_graph: bool = False) -> Tensor:
-    """Channel-weighted attention A_ch: the maps weighted by the positive gradients of the target's score (ICASC, Eq. 2).
+    """Channel-weighted attention A_ch: the maps weighted by positive gradients of the target's score (ICASC, Eq. 2).
 
     relu(Σ_c mean_xy(relu(∂ Σ(logits · T) / ∂f_c)) f_c). Grad-CAM takes the mean first, so that negative gradients
     of the ground can cancel positive ones of the object. The factor 1/Z of Eq. 2 is the mean's. At the last layer

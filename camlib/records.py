@@ -225,6 +225,8 @@ def results(table: str, folder: Path | None = None) -> pd.DataFrame:
         for preset, group in runs.groupby("preset"):
             _check_alike(group, f"{path_of(home, folder)}: {cell.runs} at preset {preset}")
         for run in runs.itertuples():
+            if cell.metric not in run.metrics:
+                continue  # made before there was this test
             value = in_unit(run.metrics[cell.metric], entry.unit)
             found.append((cell.row, cell.column, run.preset, run.seed, value))
     return pd.DataFrame(found, columns=["row", "column", "preset", "seed", "value"])
@@ -252,7 +254,7 @@ def _origin(run: pd.Series) -> str | None:
 
 
 def in_unit(share: float, unit: str) -> float:
-    """A share in 0 … 1 as a table shows it, in "error %" or "accuracy %"."""
+    """A share in 0 … 1 as a table shows it, in "error %", or as it is in any other unit, such as "accuracy %"."""
     return 100 * (1 - share) if unit == "error %" else 100 * share
 
 
@@ -351,7 +353,7 @@ def verdict(
         method: the same for the other arm. Seeds that only one arm has are left out and counted in the text.
         claim: the paper's gain in points, positive where the paper finds the method better; None if it
             reports none.
-        unit: "error %", where less is better, or "accuracy %".
+        unit: "error %", where less is better, or another, such as "accuracy %", where more is.
         preset: the one the values were measured at.
 
     Raises:

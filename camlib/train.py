@@ -370,7 +370,7 @@ class _Run:
         images = images.contiguous(memory_format=self.layout)  # an augmentation may leave any layout
         with _autocast(self.device, self.recipe.precision):
             parts = self.objective(self.observed, images, target, state)
-        correct = (parts.pop("logits").argmax(1) == target.argmax(1)).sum()
+        correct = hits(parts.pop("logits"), target)[:, 0].sum()
         share = len(images) / self.batch_images(now.step)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(parts["loss"] * share).backward()
@@ -489,6 +489,24 @@ class _Run:
         )
 
 
+def hits(logits: Tensor, target: Tensor, k: int = 1) -> Tensor:
+    """Which of each image's k likeliest classes are right, likeliest first.
+
+    Right is a class whose entry in the target row is the row's largest: the one class of an image, the larger share
+    of a mixture, or any class of a multi-hot row.
+
+    Args:
+        logits: (N, K).
+        target: (N, K) rows.
+        k: K if there are fewer classes.
+
+    Returns:
+        bool (N, min(k, K)).
+    """
+    likeliest = logits.topk(min(k, logits.shape[1]), 1).indices
+    return target.gather(1, likeliest) == target.amax(1, keepdim=True)
+
+
 @torch.no_grad()
 def evaluate(model: nn.Module, loader: Loader, precision: str = "float32") -> dict[str, float]:
     """Test a model on every image of a loader, once. Under torchrun each process tests its share.
@@ -514,9 +532,9 @@ def evaluate(model: nn.Module, loader: Loader, precision: str = "float32") -> di
         with _autocast(loader.device, precision):
             out = observed(images)
         logits = out.logits.float()
-        hits = logits.topk(min(5, logits.shape[1]), 1).indices == target.argmax(1, keepdim=True)
+        found = hits(logits, target, 5)
         loss = nn.functional.cross_entropy(logits, target, reduction="sum")
-        sums[:3] += torch.stack([hits[:, 0].sum(), hits.sum(), loss]).cpu()
+        sums[:3] += torch.stack([found[:, 0].sum(), found.any(1).sum(), loss]).cpu()
         if step == 0 and loss.isfinite():
             patterns = spatial_rank(out.maps[-1])
             sums[3:] += torch.stack([patterns.effective.sum(), patterns.first_share.sum()]).cpu()

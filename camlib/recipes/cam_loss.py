@@ -45,12 +45,13 @@ _NETS = {
     "densenet_bc_190_40": {"weight_decay": 1e-4, "nesterov": True},
     "resnet8": {"weight_decay": 1e-4},
 }
-_SMALL = "not in the paper"  # behind the rows that a machine without an accelerator can train
+SMALL = "not in the paper"  # behind the rows that a machine without an accelerator can train
 
 
-def _cifar(net: str, terms: dict, data: str = "cifar100", **more) -> Experiment:
+def cifar(net: str, terms: dict, data: str = "cifar100", **more) -> Experiment:
     """CAM-loss, §4.2: 160 epochs, batch 128, learning rate 0.1 with cosine decay."""
-    return Experiment(net, data, terms, Recipe(epochs=160, learning_rate=0.1, **_NETS[net]), **more)
+    recipe = Recipe(epochs=160, learning_rate=0.1, **_NETS[net])
+    return Experiment(net, data, terms, recipe, tests=(call("Confusion"),), **more)
 
 
 def _imagenet(net: str, terms: dict, augment: tuple[str, ...] = ()) -> Experiment:
@@ -83,11 +84,11 @@ def _table_1() -> Table:
         "resnet101": ("ResNet-101 (ImageNet)", 22.30, 21.73),
         "resnext50_32x4d": ("ResNeXt-50, 32×4d (ImageNet)", 22.42, 21.91),
         "resnext101_32x8d": ("ResNeXt-101, 32×8d (ImageNet)", 21.04, 20.45),
-        "resnet20": (f"ResNet-20 ({_SMALL})", None, None),
+        "resnet20": (f"ResNet-20 ({SMALL})", None, None),
     }
     name, columns = "cam-table-1", {"ce": "CE loss", "cam": "CAM-loss"}
     cells = [
-        Cell(name, net, arm, number, _cifar(net, _ARMS[arm]) if net in _NETS else _imagenet(net, _ARMS[arm]))
+        Cell(name, net, arm, number, cifar(net, _ARMS[arm]) if net in _NETS else _imagenet(net, _ARMS[arm]))
         for net, (_, *numbers) in paper.items()
         for arm, number in zip(columns, numbers, strict=True)
     ]
@@ -174,7 +175,7 @@ def _regularizers() -> Table:
         net, _, method = row.partition("_")
         for arm in columns:
             shared = f"cam-table-1/{net}/{arm}" if method == "none" else None
-            experiment = _cifar(net, _ARMS[arm], **_REGULARIZERS[method][1])
+            experiment = cifar(net, _ARMS[arm], **_REGULARIZERS[method][1])
             cells.append(Cell(name, row, arm, experiment=experiment, shared=shared))
     title = "CAM-loss with each regulariser on a net that is quick to train: top-1 error on CIFAR-100"
     return _table(name, title, rows, columns, cells)
@@ -202,7 +203,7 @@ def _table_3() -> Table:
         "wrn28_10_cifar10": ("WRN-28-10, CIFAR-10", 3.82, 3.76, 3.69, 3.71, 3.49),
         "resnet110_cifar100": ("ResNet-110, CIFAR-100", 27.68, 26.88, 27.03, 26.97, 26.56),
         "wrn28_10_cifar100": ("WRN-28-10, CIFAR-100", 18.53, 18.50, 18.48, 18.40, 17.87),
-        "resnet20_cifar100": (f"ResNet-20, CIFAR-100 ({_SMALL})", *[None] * 5),
+        "resnet20_cifar100": (f"ResNet-20, CIFAR-100 ({SMALL})", *[None] * 5),
     }
     name, cells = "cam-table-3", []
     for row, (_, *numbers) in paper.items():
@@ -210,7 +211,7 @@ def _table_3() -> Table:
         for column, number in zip(columns, numbers, strict=True):
             also = data == "cifar100" and net != "resnet110" and column in ("ce", "cam")
             shared = f"cam-table-1/{net}/{column}" if also else None
-            cells.append(Cell(name, row, column, number, _cifar(net, data=data, **arms[column]), shared))
+            cells.append(Cell(name, row, column, number, cifar(net, data=data, **arms[column]), shared))
     rows = {row: heading for row, (heading, *_) in paper.items()}
     return _table(name, "CAM-loss, Table 3: other loss functions, top-1 error", rows, columns, cells)
 
@@ -227,11 +228,11 @@ def _table_4() -> Table:
         "resnet110": ("ResNet-110", 27.68, 26.76, None, 26.56),
         "resnet50": ("ResNet-50 (ImageNet)", 23.68, 23.32, None, 22.98),
         "resnet101": ("ResNet-101 (ImageNet)", 22.30, 22.02, None, 21.73),
-        "resnet20": (f"ResNet-20 ({_SMALL})", *[None] * 4),
+        "resnet20": (f"ResNet-20 ({SMALL})", *[None] * 4),
     }
     name, cells = "cam-table-4", []
     for net, (_, *numbers) in paper.items():
-        make, k = (_cifar, 10) if net in _NETS else (_imagenet, 100)
+        make, k = (cifar, 10) if net in _NETS else (_imagenet, 100)
         arms = {
             "ce": CE,
             "negative_cam": CE | {"negative_cam": (0.07, call("NegativeCAM", form="mse", k=k))},
@@ -252,7 +253,7 @@ def _table_5() -> Table:
     rows = {
         "cub200": "CUB-200-2011",
         "stanford_dogs": "Stanford Dogs",
-        "scenes": f"Scenes, fine classes ({_SMALL})",
+        "scenes": f"Scenes, fine classes ({SMALL})",
     }
     experiments = {
         "cub200": Experiment("resnet50", "cub200", CE, fine, 8, (), transform="fine_grained"),
@@ -283,7 +284,7 @@ def _table_6() -> Table:
         "mini_imagenet": ("Mini-ImageNet", "mini_imagenet_few_shot", "few_shot", (1, 5)),
         "cub": ("CUB-200-2011", "cub200_few_shot", "few_shot", (1, 5)),
         "mini_to_cub": ("Mini-ImageNet to CUB", "mini_to_cub", "few_shot", (5,)),
-        "cub50": (f"CUB-50, 112 px ({_SMALL})", "cub50_few_shot", "few_shot_112", (1, 5)),
+        "cub50": (f"CUB-50, 112 px ({SMALL})", "cub50_few_shot", "few_shot_112", (1, 5)),
     }
     paper = {
         "mini_imagenet_1_shot": (52.18, 54.80),
@@ -309,7 +310,7 @@ def _table_6() -> Table:
                     (),
                     transform=transform,
                     head="cosine",
-                    test=call("FewShot", ways=5, shots=shots, episodes=600),
+                    tests=(call("FewShot", ways=5, shots=shots, episodes=600),),
                 )
                 # One trained net is tested with each number of shots.
                 shared = f"{name}/{source}_{shots[0]}_shot/{arm}" if shot != shots[0] else None
@@ -329,13 +330,13 @@ def _table_7() -> Table:
         "c": ("WRN-28-4 to WRN-16-2", "wrn16_2", "cam-table-7/e/ce", 27.94, 26.05, 25.85, 25.45),
         "d": ("WRN-28-4 to ResNet-56", "resnet56", "cam-table-7/e/ce", 28.80, 27.11, 26.98, 26.48),
         "e": ("PyramidNet-200 to WRN-28-4", "wrn28_4", "cam-table-2/pyramid_none/ce", 20.97, 20.08, 20.22, 19.93),
-        "f": (f"ResNet-20 to ResNet-8 ({_SMALL})", "resnet8", "cam-table-1/resnet20/ce", *[None] * 4),
+        "f": (f"ResNet-20 to ResNet-8 ({SMALL})", "resnet8", "cam-table-1/resnet20/ce", *[None] * 4),
     }
     cells = []
     for row, (_, student, teacher, *numbers) in pairs.items():
         for column, number in zip(columns, numbers, strict=True):
             shared = "cam-table-1/resnet56/ce" if (row, column) == ("d", "ce") else None
-            experiment = _cifar(student, arms[column], teacher=None if column == "ce" else teacher)
+            experiment = cifar(student, arms[column], teacher=None if column == "ce" else teacher)
             cells.append(Cell(name, row, column, number, experiment, shared))
     rows = {row: f"({row}) {heading}" for row, (heading, *_) in pairs.items()}
     title = "CAM-loss, Table 7: distillation on CIFAR-100, top-1 error"
@@ -356,14 +357,14 @@ def _figure_3() -> Table:
     )
     name, columns = "cam-figure-3", {"ce": "CE loss", "cam": "CAM-loss"}
     rows, cells = {}, []
-    for net, heading in (("resnet56", "ResNet-56"), ("resnet20", f"ResNet-20 ({_SMALL})")):
+    for net, heading in (("resnet56", "ResNet-56"), ("resnet20", f"ResNet-20 ({SMALL})")):
         for setting, (setting_heading, terms) in settings.items():
             row = f"{net}_{setting}"
             rows[row] = f"{heading}, {setting_heading}"
             # t = 20, c = 1 belongs to both halves; t = 20, c = 3 is Table 1's.
             same = {"c_1": f"{name}/{net}_t_20/cam", "c_3": f"cam-table-1/{net}/cam"}.get(setting)
-            cells.append(Cell(name, row, "ce", experiment=_cifar(net, CE), shared=f"cam-table-1/{net}/ce"))
-            cells.append(Cell(name, row, "cam", experiment=_cifar(net, terms), shared=same))
+            cells.append(Cell(name, row, "ce", experiment=cifar(net, CE), shared=f"cam-table-1/{net}/ce"))
+            cells.append(Cell(name, row, "cam", experiment=cifar(net, terms), shared=same))
     title = "CAM-loss, Figure 3: start epoch t and weight c, top-1 error on CIFAR-100"
     return _table(name, title, rows, columns, cells)
 
@@ -376,7 +377,7 @@ def _controls() -> Table:
             name,
             net,
             arm,
-            experiment=_cifar(net, _ARMS[arm]),
+            experiment=cifar(net, _ARMS[arm]),
             shared=f"cam-table-1/{net}/{arm}" if arm in ("ce", "cam") else None,
         )
         for net in rows

@@ -9,11 +9,12 @@ from typing import Any
 
 from torch import nn
 
-import camlib.few_shot
 import camlib.losses
 import camlib.objective
 import camlib.regularize
+import camlib.testing
 from camlib import models
+from camlib.data.loader import Batches
 from camlib.names import lookup
 from camlib.objective import Objective
 from camlib.observe import Observed
@@ -55,11 +56,12 @@ class Experiment:
         transform: a name of `camlib.data.stream.TRANSFORMS`, for data that are read from files while training.
         train_images, test_images: use only the first so many, or None for all.
         head: a name of `camlib.models.HEADS`.
+        gate: whether the net has channel attention.
         regularize: functions of `camlib.regularize` that change the net, in this order.
         mix: a class of `camlib.regularize` that runs the net and mixes what is inside it.
         teacher: the cell whose net, trained at the same preset with seed 0, the terms find as teacher.
         start: the cell whose net, trained at the same preset and seed, lends all weights but the classifier's.
-        test: a class of `camlib.few_shot` in place of `camlib.train.evaluate`.
+        tests: classes of `camlib.testing` in place of `camlib.train.evaluate`; what they measure is put together.
     """
 
     net: str
@@ -72,15 +74,16 @@ class Experiment:
     train_images: int | None = None
     test_images: int | None = None
     head: str = "linear"
+    gate: bool = False
     regularize: tuple[Call, ...] = ()
     mix: Call | None = None
     teacher: str | None = None
     start: str | None = None
-    test: Call | None = None
+    tests: tuple[Call, ...] = ()
 
     def model(self, num_classes: int, in_channels: int = 3) -> nn.Module:
         """The net with fresh weights, regularisers in place."""
-        model = models.create(self.net, num_classes, in_channels=in_channels, head=self.head)
+        model = models.create(self.net, num_classes, in_channels=in_channels, head=self.head, gate=self.gate)
         for step in self.regularize:
             step.build(camlib.regularize, model)
         return model
@@ -102,7 +105,14 @@ class Experiment:
 
     def tester(self) -> Test:
         """What a test of the trained net is."""
-        return self.test.build(camlib.few_shot) if self.test else evaluate
+        if not self.tests:
+            return evaluate
+        tests = [test.build(camlib.testing) for test in self.tests]
+
+        def together(model: nn.Module, loader: Batches, precision: str) -> dict[str, float]:
+            return {name: value for test in tests for name, value in test(model, loader, precision).items()}
+
+        return together
 
     def lasting(self, epochs: int) -> "Experiment":
         """The same experiment over another number of epochs: every epoch it names moves in proportion."""
@@ -128,12 +138,16 @@ _EMBEDDED = {
     "cub200": "scenes_fine",
     "cub50": "scenes_fine",
     "stanford_dogs": "scenes_fine",
+    "cars196": "scenes_fine",
     "cub200_few_shot": "scenes_few_shot",
     "cub50_few_shot": "scenes_few_shot",
     "mini_imagenet_few_shot": "scenes_few_shot",
     "mini_to_cub": "scenes_few_shot",
     "scenes_fine": "scenes_fine",
     "scenes_few_shot": "scenes_few_shot",
+    "scenes_multi": "scenes_multi",
+    "voc2012": "scenes_multi",
+    "voc_animals": "scenes_multi",
 }
 
 
@@ -160,7 +174,7 @@ def _quick(experiment: Experiment) -> Experiment:
         transform=None,
         train_images=1000,
         test_images=500,
-        test=experiment.test and fewer(experiment.test),
+        tests=tuple(fewer(test) for test in experiment.tests),
     ).lasting(4)
 
 
@@ -237,7 +251,7 @@ class Table:
         title: one line, with the paper's number for it.
         rows, columns: names in order, with the headings to show.
         cells: by name.
-        unit: "error %" shows 100 · (1 - share), "accuracy %" shows 100 · share.
+        unit: "error %" shows 100 · (1 - share), any other, as "accuracy %", 100 · share; of errors less is better.
         baseline: the column that the others are compared with, row by row.
     """
 
