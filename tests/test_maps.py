@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from camlib.maps import caam, cam, grad_cam, grad_cam_pp, minmax
+from camlib.maps import caam, cam, channel_weighted, grad_cam, grad_cam_pp, minmax
 
 N, C, K, H, W = 3, 4, 5, 2, 3
 ROWS = {
@@ -182,6 +182,58 @@ def test_grad_cam_pp_at_the_last_layer(maps, weight, rows):
     expected = by_loops(lambda n, y, x: max(0, sum(channel_weight(n, k) * f[n, k, y, x].item() for k in range(C))))
     assert expected.min() == 0 < expected.max()
     torch.testing.assert_close(grad_cam_pp(logits, maps, target_of(rows)), expected)
+
+
+@pytest.mark.parametrize("rows", ROWS.values(), ids=ROWS)
+def test_channel_weighted_at_the_last_layer_is_the_closed_form(maps, weight, rows):
+    """ICASC, Eq. 2 with ∂Y/∂F = w / Z."""
+    maps.requires_grad_()
+    logits = maps.mean((2, 3)) @ weight.T
+
+    def entry(n, y, x):
+        total = 0.0
+        for k in range(C):
+            score_weight = sum(rows[n][i] * weight[i, k].item() for i in range(K))
+            total += max(score_weight, 0) * maps[n, k, y, x].item()
+        return max(total, 0) / (H * W)
+
+    torch.testing.assert_close(channel_weighted(logits, maps, target_of(rows)), by_loops(entry))
+
+
+@pytest.mark.parametrize("rows", ROWS.values(), ids=ROWS)
+def test_channel_weighted_at_an_inner_layer(maps, weight, rows):
+    """ICASC, Eq. 2: every position's gradient is cut off at 0 before the sum, here that of a square."""
+    maps.requires_grad_()
+    logits = (maps**2).mean((2, 3)) @ weight.T
+    values = maps.tolist()
+
+    def channel_weight(n, k):
+        total = 0.0
+        for y in range(H):
+            for x in range(W):
+                gradient = sum(rows[n][i] * weight[i, k].item() for i in range(K)) * 2 * values[n][k][y][x] / (H * W)
+                total += max(gradient, 0)
+        return total / (H * W)
+
+    def entry(n, y, x):
+        return max(sum(channel_weight(n, k) * values[n][k][y][x] for k in range(C)), 0)
+
+    torch.testing.assert_close(channel_weighted(logits, maps, target_of(rows)), by_loops(entry))
+
+
+def test_channel_weighted_holds_its_channel_weights_constant_unless_asked(maps, weight):
+    weight.requires_grad_()
+    maps.requires_grad_()
+    for create_graph in (False, True):
+        logits = (maps**2).mean((2, 3)) @ weight.T
+        map_ = channel_weighted(logits, maps, target_of(ROWS["one-hot"]), create_graph)
+        (to_weight,) = torch.autograd.grad(map_.sum(), weight, allow_unused=True)
+        assert (to_weight is not None) == create_graph
+
+    def function(maps):
+        return channel_weighted((maps**2).mean((2, 3)) @ weight.T, maps, target_of(ROWS["one-hot"]), True)
+
+    assert torch.autograd.gradcheck(function, maps)
 
 
 def test_grad_cam_pp_of_tiny_gradients_is_not_lost_in_float32(maps, weight):

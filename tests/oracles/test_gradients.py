@@ -10,6 +10,7 @@ from pytorch_grad_cam.utils.image import scale_cam_image
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torchcam import methods
 
+from camlib.attention import attention
 from camlib.maps import cam, grad_cam, grad_cam_pp
 from camlib.observe import observe
 from camlib.target import one_hot
@@ -75,6 +76,23 @@ def test_grad_cam_pp_of_pytorch_grad_cam(model, stage):
     scaled = scale_cam_image(scale_cam_image(found.numpy(), (96, 96)))
     assert scaled.max() > 0.99
     np.testing.assert_allclose(scaled, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["grad_cam", "grad_cam_pp"])
+def test_closed_forms_at_the_last_layer(model, kind):
+    """pytorch-grad-cam and torchcam go back through the net for them."""
+    with torch.no_grad():
+        model.fc.weight *= 1000  # against the 1e-6 that pytorch-grad-cam adds
+    found = attention(observe(model)(IMAGES), one_hot(torch.tensor(LABELS), K), kind=kind).detach()
+    with {"grad_cam": GradCAM, "grad_cam_pp": GradCAMPlusPlus}[kind](model, [model.layer4]) as theirs:
+        expected = theirs(IMAGES, [ClassifierOutputTarget(label) for label in LABELS])
+    scaled = scale_cam_image(scale_cam_image(found.numpy(), (96, 96)))
+    assert scaled.max() > 0.99
+    np.testing.assert_allclose(scaled, expected, atol=1e-4)
+    if kind == "grad_cam":  # torchcam's Grad-CAM++ divides a copy of alpha and goes on without the quotient
+        with methods.GradCAM(model, "layer4") as theirs:
+            (expected,) = theirs(LABELS, model(IMAGES), normalized=False)
+        torch.testing.assert_close(found, expected.detach(), rtol=1e-4, atol=1e-6 * expected.max().item())
 
 
 def test_cam_of_torchcam(model):
