@@ -103,19 +103,19 @@ def threshold_iou(maps: Tensor, masks: Tensor, threshold: float = 0.5) -> Tensor
     Args:
         maps: (N, H, W), not negative, such as attention maps; what is negative counts as 0.
         masks: bool (N, H', W').
-        threshold: share of the map's maximum, 0 … 1.
+        threshold: share of the map's maximum, from 0 to below 1.
 
     Returns:
         (N,), 0 … 1.
 
     Raises:
-        ValueError: the numbers of images differ, the masks are not bool, or the threshold is outside 0 … 1.
+        ValueError: the numbers of images differ, the masks are not bool, or the threshold is no such share.
     """
     _check_masks(maps, masks)
     if masks.dtype != torch.bool:
         raise ValueError(f"masks have dtype {masks.dtype}, expected bool: pass segments == label")
-    if not 0 <= threshold <= 1:
-        raise ValueError(f"threshold is {threshold}, expected a share of each map's maximum, 0 … 1")
+    if not 0 <= threshold < 1:
+        raise ValueError(f"threshold is {threshold}, expected a share of each map's maximum, from 0 to below 1")
     maps = _stretch(maps.detach().float().relu(), masks.shape[1:])
     region = (maps > 0) & (maps >= threshold * maps.amax((1, 2), keepdim=True))
     union = (region | masks).sum((1, 2))
