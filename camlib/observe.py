@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from camlib.models.gate import ChannelAttention, Gate
+
 
 class Output(NamedTuple):
     """What an observed model returns.
@@ -17,7 +19,8 @@ class Output(NamedTuple):
             what global average pooling takes in (the f of the papers).
         pooled: (N, C), the mean of `maps[-1]` over H and W.
         weight: (K, C), the weight of the linear classifier, attached to it.
-        gate: (N, C), channel attention, or None if the model has none.
+        gate: (N, C), the channel attention that the pooled maps were multiplied by, or None if the model has no
+            `camlib.models.Gate`.
     """
 
     logits: Tensor
@@ -100,7 +103,8 @@ def observe(model: nn.Module, stages: tuple[str, ...] | None = None) -> Observed
     It works on every model that ends in global average pooling and one linear layer: the nets of
     `camlib.models`, of `torchvision.models` and of timm. The model is traced symbolically once; the tensor
     in front of the pooling becomes `maps[-1]`, so that mean(CAM) + bias is the logit (CAM-loss, Eq. 1
-    and CAM-loss, Figure 2), or, for a subclass of `nn.Linear`, what that class makes of the two.
+    and CAM-loss, Figure 2), or, for a subclass of `nn.Linear`, what that class makes of the two. The attention of a
+    `camlib.models.Gate` in the model, the last if there are several, becomes `gate`.
 
     Args:
         model: the classifier. Its parameters are shared, not copied. Auxiliary heads that it uses in
@@ -134,7 +138,8 @@ def observe(model: nn.Module, stages: tuple[str, ...] | None = None) -> Observed
     output = next(node for node in graph.graph.nodes if node.op == "output")
     with graph.graph.inserting_before(output):
         weight = graph.graph.get_attr(f"{head.target}.weight")
-    output.args = (Output(head, tuple(chosen), pooled, weight),)
+    gates = [node for node in graph.graph.nodes if _kind(graph, node) is ChannelAttention]
+    output.args = (Output(head, tuple(chosen), pooled, weight, gates[-1] if gates else None),)
     graph.graph.eliminate_dead_code()
     graph.recompile()
     names = tuple(node.target if node.op == "call_module" else node.name for node in chosen)
@@ -142,7 +147,7 @@ def observe(model: nn.Module, stages: tuple[str, ...] | None = None) -> Observed
 
 
 class _Tracer(fx.Tracer):
-    """Opens containers, and the modules it is told to open; everything else stays whole.
+    """Opens containers, whatever holds a gate, and the modules it is told to open; everything else stays whole.
 
     Blocks that stay whole keep their own behaviour in training and evaluation, may branch as they like,
     and can be compiled one by one.
@@ -153,7 +158,8 @@ class _Tracer(fx.Tracer):
         self.opened = opened
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return type(module).forward is not nn.Sequential.forward and name not in self.opened
+        contains_gate = any(isinstance(part, Gate) for part in module.modules())
+        return type(module).forward is not nn.Sequential.forward and name not in self.opened and not contains_gate
 
 
 def _trace(model: nn.Module, opened: set[str]) -> fx.GraphModule:

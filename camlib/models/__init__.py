@@ -1,10 +1,12 @@
 """The nets of the papers, by name. Every model returns logits and knows no loss."""
 
+from collections import OrderedDict
 from functools import partial
 
 from torch import nn
 
 from camlib.models.densenet import DenseNet
+from camlib.models.gate import Gate
 from camlib.models.heads import HEADS, CosineHead
 from camlib.models.imagenet import imagenet
 from camlib.models.preresnet import preresnet
@@ -15,7 +17,8 @@ from camlib.models.vgg import VGG
 from camlib.models.wrn import wrn
 from camlib.names import lookup
 
-# ResNet-8 is in no paper: it is the net of the quick preset, small enough for a chapter on two cores.
+# ResNet-8 is in no paper: it is the net of the quick preset, small enough for a chapter on two cores. Nor are the slim
+# nets, which have the layers of VGG-16 and ResNet-18 and an eighth of their channels.
 NETS = {
     **{f"resnet{depth}": partial(resnet, depth) for depth in (8, 20, 32, 44, 56, 110)},
     "preresnet164": partial(preresnet, 164),
@@ -26,7 +29,9 @@ NETS = {
     "pyramidnet200_a240": partial(PyramidNet, 22, 240),
     "vgg16_bn": partial(VGG, 16),
     "vgg19_bn": partial(VGG, 19),
+    "vgg8_slim": partial(VGG, 8, width=16),
     "resnet18_cifar": resnet18_cifar,
+    "resnet18_slim": partial(resnet18_cifar, width=8),
     **{
         name: partial(imagenet, name)
         for name in ("resnet18", "resnet50", "resnet101", "resnext50_32x4d", "resnext101_32x8d")
@@ -34,7 +39,13 @@ NETS = {
 }
 
 
-def create(name: str, num_classes: int, in_channels: int = 3, head: str = "linear") -> nn.Module:
+def create(
+    name: str,
+    num_classes: int,
+    in_channels: int = 3,
+    head: str = "linear",
+    gate: bool = False,
+) -> nn.Module:
     """Build a net with fresh weights.
 
     Args:
@@ -43,6 +54,8 @@ def create(name: str, num_classes: int, in_channels: int = 3, head: str = "linea
         num_classes: K, the number of logits.
         in_channels: channels of the images, 3 for colour and 1 for grey.
         head: one of `camlib.models.HEADS`: "linear", "no_bias" or "cosine".
+        gate: scale the maps by their channel attention in front of the pooling, see `Gate`. With one seed the rest
+            of the net starts from the same weights as without.
 
     Returns:
         A module that maps images (N, in_channels, H, W) to logits (N, K).
@@ -51,7 +64,10 @@ def create(name: str, num_classes: int, in_channels: int = 3, head: str = "linea
         KeyError: the name of the net or of the head is unknown; the message holds the nearest ones.
     """
     net, kind = lookup(NETS, name, "net"), lookup(HEADS, head, "head")
-    return net(num_classes=num_classes, in_channels=in_channels, head=kind)
+    model = net(num_classes=num_classes, in_channels=in_channels, head=kind)
+    if gate:
+        model.avgpool = nn.Sequential(OrderedDict(gate=Gate(model.fc.in_features), pool=model.avgpool))
+    return model
 
 
 def residual_blocks(model: nn.Module) -> list[nn.Module]:

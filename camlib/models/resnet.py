@@ -77,7 +77,7 @@ def resnet(depth: int, num_classes: int, in_channels: int = 3, head: Head = nn.L
     return CifarResNet(BasicBlock, 16, widths, num_classes, in_channels, head)
 
 
-def resnet18_cifar(num_classes: int, in_channels: int = 3, head: Head = nn.Linear) -> CifarResNet:
-    """ResNet-18 of 64 to 512 channels whose stem keeps the resolution: 3×3 at stride 1, no max-pooling."""
-    widths = [[channels] * 2 for channels in (64, 128, 256, 512)]
-    return CifarResNet(BasicBlock, 64, widths, num_classes, in_channels, head)
+def resnet18_cifar(num_classes: int, in_channels: int = 3, head: Head = nn.Linear, width: int = 64) -> CifarResNet:
+    """ResNet-18 of `width` to 8 · `width` channels whose stem keeps the resolution: 3×3 at stride 1, no max-pooling."""
+    widths = [[width * factor] * 2 for factor in (1, 2, 4, 8)]
+    return CifarResNet(BasicBlock, width, widths, num_classes, in_channels, head)

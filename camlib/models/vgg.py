@@ -4,28 +4,31 @@ from torch import nn
 
 from camlib.models.layers import Head, classifier, he_normal_
 
-# For each stage, the number of its convolutions.
-_CONVOLUTIONS = {16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
+# For each stage, the number of its convolutions. VGG-8 is in no paper: VGG-16 without its last two stages, for images
+# of 28 pixels, which would leave these no room.
+_CONVOLUTIONS = {8: (2, 2, 3), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 
 
 class VGG(nn.Sequential):
-    """VGG-16 or VGG-19: five stages of 3×3 convolutions, global average pooling, one linear layer.
+    """VGG-16 or VGG-19: five stages of 3×3 convolutions, global average pooling, one linear layer; or three as VGG-8.
 
     It maps images (N, in_channels, H, W) to logits (N, K). The max-pooling after the last stage is left out, as in
     CAM's own nets (Zhou et al. 2016), so that the maps are 14×14 at 224 pixels and 2×2 at 32. The convolutions keep
     their biases. Module names of `features` and He's initialisation are torchvision's, see `layers.he_normal_`.
 
     Args:
-        depth: 16 or 19.
+        depth: 16, 19 or 8.
         num_classes: K, the number of logits.
         in_channels: channels of the images, 3 for colour.
         head: makes the classifier from C and K.
+        width: channels of the first stage; the later ones have 2, 4, 8 and 8 times as many.
     """
 
-    def __init__(self, depth: int, num_classes: int, in_channels: int = 3, head: Head = nn.Linear):
+    def __init__(self, depth: int, num_classes: int, in_channels: int = 3, head: Head = nn.Linear, width: int = 64):
         super().__init__()
         layers = []
-        for channels, count in zip((64, 128, 256, 512, 512), _CONVOLUTIONS[depth], strict=True):
+        for factor, count in zip((1, 2, 4, 8, 8), _CONVOLUTIONS[depth], strict=False):
+            channels = width * factor
             if layers:
                 layers.append(nn.MaxPool2d(2))
             for _ in range(count):
@@ -33,6 +36,6 @@ class VGG(nn.Sequential):
                 layers += [convolution, nn.BatchNorm2d(channels), nn.ReLU(inplace=True)]
                 in_channels = channels
         self.features = nn.Sequential(*layers)
-        for name, module in classifier(512, num_classes, head).items():
+        for name, module in classifier(channels, num_classes, head).items():
             self.add_module(name, module)
         he_normal_(self)

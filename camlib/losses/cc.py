@@ -1,0 +1,87 @@
+"""CC-Loss: channel attention is alike within a class and differs between classes."""
+
+import torch
+from torch import Tensor, nn
+
+from camlib.maps import full_precision
+from camlib.objective import State
+from camlib.observe import Output
+from camlib.target import check_single_label
+
+FORMS = ("difference", "ratio", "hinge")
+
+
+class CCLoss(nn.Module):
+    """Channel correlation loss: Euclidean distances between the channel attention of a batch's images.
+
+    Each unordered pair of two images of the batch (under torchrun, of one process's share) has a distance
+    d = ‖v_i - v_j‖ between their gates v. In training, those of images of one class are to become small, those of
+    images of different classes large.
+
+    The paper, of which no more than its poster was to be had, gives this in words and no formula: all three forms
+    are our readings. "difference" is mean d over the pairs of the same class minus mean d over the others, the
+    plainest, -√C … √C. "ratio" is the first mean over the second, each with 0.001 added: 1 for gates that are all
+    equal. "hinge" is the first mean plus the mean of max(0, m - d) over the others, which lets go of pairs further
+    apart than the margin m.
+
+    A kind of pairs of which the batch has none counts as 0 (as denominator 1): without two images of one class the
+    negative part alone is left, in a batch of one class the positive part. The distance of equal gates has gradient 0. Memory beside the gates grows with the N × N distances.
+
+    The net needs a gate, as `create("resnet20", 100, gate=True)` makes it. With weight 0 the gate alone is
+    left, the second row of the paper's ablation.
+
+    Args:
+        form: "difference", "ratio" or "hinge".
+        margin: m, of "hinge".
+
+    Raises:
+        ValueError: `form` is unknown or the margin is not positive; when called, the net has no gate, or a
+            target row is mixed or multi-hot.
+
+    Source: Song et al., "CC-Loss: channel correlation loss for image classification", 2021.
+    """
+
+    def __init__(self, form: str = "difference", margin: float = 1.0):
+        super().__init__()
+        if form not in FORMS:
+            raise ValueError(f"form is {form!r}, expected one of {', '.join(map(repr, FORMS))}")
+        if margin <= 0:
+            raise ValueError(f"margin is {margin}, expected more than 0")
+        self.form, self.margin = form, margin
+
+    def extra_repr(self) -> str:
+        return f"form={self.form!r}" + (f", margin={self.margin}" if self.form == "hinge" else "")
+
+    def forward(self, out: Output, target: Tensor, state: State) -> Tensor:
+        check_single_label(target, "CCLoss")
+        if out.gate is None:
+            raise ValueError(
+                "CCLoss needs channel attention, but the model has no gate: build it with "
+                "camlib.models.create(…, gate=True), or put camlib.models.Gate(channels) in front of its pooling"
+            )
+        distances = _distances(full_precision(out.gate))
+        labels = target.argmax(1)
+        same = labels[:, None] == labels
+        different = ~same
+        same.fill_diagonal_(False)
+        within = _mean(distances, same)  # each pair stands there twice, which leaves its mean as it is
+        if self.form == "hinge":
+            return within + _mean((self.margin - distances).clamp_min(0), different)
+        between = _mean(distances, different)
+        if self.form == "difference":
+            return within - between
+        # Without a constant the ratio of gates that are all equal would be undefined, and 0, the best, next to it.
+        return (within + 1e-3) / (between + 1e-3).where(different.any(), 1)
+
+
+def _distances(vectors: Tensor) -> Tensor:
+    """Euclidean distances (N, N) between the rows of (N, C), of which no tensor (N, N, C) is made."""
+    with torch.autocast(vectors.device.type, enabled=False):
+        # From 26 rows on cdist goes by way of products, whose rounding grows with the length of the rows.
+        vectors = vectors - vectors.mean(0).detach()
+        return torch.cdist(vectors, vectors)
+
+
+def _mean(values: Tensor, chosen: Tensor) -> Tensor:
+    """Mean of the values where `chosen`; 0, with gradient 0, where nothing is."""
+    return (values * chosen).sum() / chosen.sum().clamp_min(1)

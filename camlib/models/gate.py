@@ -1,0 +1,59 @@
+"""Channel attention: a gate that scales every channel of every image's maps (Hu et al. 2018)."""
+
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor, nn
+
+
+class ChannelAttention(nn.Module):
+    """Squeeze and excitation: one number between 0 and 1 for each channel of each image.
+
+    v = σ(W2 relu(W1 mean_xy f)), computed in the precision of the weights, also under automatic mixed precision.
+
+    Args:
+        channels: C.
+        reduction: C is divided by it for the layer in between, which has at least one unit.
+    """
+
+    def __init__(self, channels: int, reduction: int = 16):
+        super().__init__()
+        inner = max(channels // reduction, 1)
+        self.squeeze = nn.Linear(channels, inner)
+        self.relu = nn.ReLU(inplace=True)
+        self.excite = nn.Linear(inner, channels)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """v (N, C) of maps (N, C, H, W)."""
+        # Distances between gates are small beside the steps of half precision. Without mixed precision, as on the
+        # meta device, there is none to switch off.
+        kind = maps.device.type
+        mixed = torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
+        with mixed:
+            pooled = maps.mean((2, 3), dtype=self.squeeze.weight.dtype)
+            return self.excite(self.relu(self.squeeze(pooled))).sigmoid()
+
+
+class Gate(nn.Module):
+    """Maps times their channel attention, f · v: the "channel attention module" of CC-Loss.
+
+    Put it in front of the global average pooling of any classifier, as
+    `model.avgpool = nn.Sequential(Gate(2048), model.avgpool)` does for torchvision's ResNet-50. `camlib.observe` finds
+    it there: `Output.gate` is v then, and `Output.maps[-1]` is f · v, what is pooled.
+
+    CC-Loss says no more of the module than its name. Squeeze and excitation with a reduction of 16, once, after the
+    last stage, is our reading.
+
+    Args:
+        channels: C, of the maps.
+        reduction: as in `ChannelAttention`.
+
+    Source: Hu et al., "Squeeze-and-excitation networks", 2018.
+    """
+
+    def __init__(self, channels: int, reduction: int = 16):
+        super().__init__()
+        self.attention = ChannelAttention(channels, reduction)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return maps * self.attention(maps)[:, :, None, None]
