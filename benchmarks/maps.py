@@ -1,7 +1,7 @@
 """What maps cost beside the forward pass alone. Target: `cam` and `grad_cam` at most 1.05 in float32.
 
 ResNet-18 at 224 px. The same map by captum, torch-cam and pytorch-grad-cam where they are installed
-(`make test-oracles` does it).
+(`make test-oracles` does it), and the maps of five classes of every image; target there: faster than both.
 """
 
 import argparse
@@ -12,6 +12,7 @@ from timing import interleaved, machine, report
 from torchvision.models import resnet18
 
 from camlib import maps, observe, one_hot
+from camlib.attention import attention, look
 
 FORWARD = "forward pass alone"
 
@@ -83,6 +84,47 @@ def others(model, images, labels):
     return found
 
 
+def five_classes(model, images, layer):
+    """Grad-CAM of five classes of every image at a stage: name -> function, of the libraries that are installed."""
+    stage = {-1: "layer4", -2: "layer3"}[layer]
+    # Nothing before the stage need be recorded.
+    observed = observe(copy.deepcopy(model)).requires_grad_(False)
+    observed.graph.get_submodule(stage).requires_grad_(True)
+    classes = [torch.full((len(images),), k, device=images.device) for k in range(5)]
+    targets = [one_hot(labels, 1000) for labels in classes]
+
+    def ours():
+        out = look(observed, images) if layer == -1 else observed(images)
+        return torch.stack([attention(out, target, layer, "grad_cam").detach() for target in targets], 1)
+
+    calls = {"camlib attention": ours}
+    try:
+        from torchcam.methods import GradCAM
+
+        own = copy.deepcopy(model)
+        extractor = GradCAM(own, target_layer=stage)
+
+        def torchcam():
+            scores = own(images)
+            return [extractor(labels.tolist(), scores, retain_graph=True) for labels in classes]
+
+        calls["torch-cam GradCAM"] = torchcam
+    except ImportError:
+        print("  torch-cam: not installed")
+    try:
+        from pytorch_grad_cam import GradCAM as PytorchGradCAM
+        from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+        another = copy.deepcopy(model)
+        jacobs = PytorchGradCAM(model=another, target_layers=[another.get_submodule(stage)])
+        calls["pytorch-grad-cam GradCAM"] = lambda: [
+            jacobs(input_tensor=images, targets=[ClassifierOutputTarget(k)] * len(images)) for k in range(5)
+        ]
+    except ImportError:
+        print("  pytorch-grad-cam: not installed")
+    return calls
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch", type=int, default=64)
@@ -103,7 +145,11 @@ def main():
         if call is None:
             print(f"  {name}: not installed")
 
-    print("the same in bfloat16 and channels last, and the forward pass in float32 beside it")
+    for layer, stage in ((-1, "last stage"), (-2, "stage before it")):
+        print(f"five classes of every image at the {stage}, float32")
+        report(interleaved(five_classes(model, images, layer), 3), "camlib attention", "the others above 1")
+
+    print("one class, in bfloat16 and channels last, and the forward pass in float32 beside it")
     half = alternatives(
         copy.deepcopy(model).to(memory_format=torch.channels_last),
         images.contiguous(memory_format=torch.channels_last),

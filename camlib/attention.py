@@ -1,10 +1,11 @@
 """Attention of an observed net to a class, at any of its layers."""
 
+import torch
 from torch import Tensor
 
 from camlib.maps import attend, gradient_of_score
 from camlib.names import lookup
-from camlib.observe import Output
+from camlib.observe import Observed, Output
 
 KINDS = {"grad_cam": "Grad-CAM", "grad_cam_pp": "Grad-CAM++", "channel_weighted": "A_ch"}
 
@@ -46,3 +47,23 @@ def attention(
         evenly = gradient_of_score(out.logits, out.pooled, target, create_graph) / maps[0, 0].numel()
         return attend(kind, evenly[:, :, None, None].expand_as(maps), maps)
     return attend(kind, gradient_of_score(out.logits, maps, target, create_graph), maps)
+
+
+@torch.no_grad()
+def look(observed: Observed, images: Tensor) -> Output:
+    """Run a net for its attention at the last layer: nothing is recorded but the way from `pooled` to the logits.
+
+    As `observed(images)`, for which `attention(out, target)` works, at the price of a forward pass without
+    gradients. The other entries of `maps` are cut off.
+
+    Args:
+        observed: in evaluation mode, or the dropout in front of its classifier is left out.
+        images: (N, C, H, W), floating point.
+
+    Returns:
+        The output; gradients reach `pooled` only.
+    """
+    out = observed(images)
+    pooled = out.pooled.detach().requires_grad_()
+    with torch.enable_grad():
+        return out._replace(logits=observed.head(pooled), pooled=pooled)
