@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pandas
 import seaborn
 import torch
@@ -12,9 +13,11 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from camlib.analysis import ks
 from camlib.maps import minmax
 
 COLOURS = seaborn.color_palette("colorblind").as_hex()
+MARKERS = "os^DvPX"
 
 
 def map_grid(
@@ -28,20 +31,7 @@ def map_grid(
         labels: one for each row.
         masks: bool (N, H, W), drawn as an outline of the object.
     """
-    pixels = images.permute(0, 2, 3, 1).float() / 255
-    figure, axes = pyplot.subplots(
-        len(images), 1 + len(columns), figsize=(1.45 * (1 + len(columns)), 1.45 * len(images)), squeeze=False
-    )
-    for row, label in enumerate(labels):
-        axes[row, 0].imshow(pixels[row].numpy())
-        axes[row, 0].set_ylabel(label, rotation=0, ha="right", va="center")
-        for column, maps in enumerate(columns.values(), start=1):
-            lit = minmax(maps[row : row + 1].detach())
-            lit = interpolate(lit[None], size=images.shape[2:], mode="bilinear", align_corners=False)[0, 0]
-            axes[row, column].imshow((pixels[row] * (0.12 + 0.88 * lit[..., None])).numpy())
-    for axis in axes.flat:
-        axis.set(xticks=[], yticks=[])
-        axis.spines[:].set_visible(False)
+    figure, axes = _lit_images(images, list(columns.values()), labels)
     if masks is not None:
         for row_axes, mask in zip(axes, masks, strict=True):
             for axis in row_axes[1:]:
@@ -51,6 +41,56 @@ def map_grid(
     figure.tight_layout(pad=0.4)
     alt = f"A grid of {len(images)} images ({', '.join(labels)}), each beside itself lit by: {', '.join(columns)}."
     return figure, alt
+
+
+def class_maps(
+    images: Tensor,
+    maps: Tensor,
+    headings: Sequence[Sequence[str]],
+    labels: Sequence[str],
+    marked: Sequence[int | None],
+) -> tuple[Figure, str]:
+    """Images beside themselves lit by the attention to several classes (ICASC, Figures 1, 2 and 10).
+
+    Args:
+        images: uint8 (N, 3, H, W).
+        maps: (N, k, h, w), each stretched to 0 … 1 before it lights.
+        headings: of each image k texts, such as the class and its probability.
+        labels: one for each row.
+        marked: of each image the number of the map of its true class, 0 … k - 1, which gets a frame; None if it is
+            not among them.
+    """
+    figure, axes = _lit_images(images, maps.unbind(1), labels)
+    rows = []
+    for row_axes, label, texts, true in zip(axes, labels, headings, marked, strict=True):
+        for axis, text in zip(row_axes[1:], texts, strict=True):
+            axis.set_title(text, fontsize=8)
+        if true is not None:
+            frame = row_axes[1 + true].spines
+            frame[:].set(visible=True, color=COLOURS[3], linewidth=3)
+        rows.append(f"{label}: " + ", ".join(f"{t} (true, framed)" if i == true else t for i, t in enumerate(texts)))
+    figure.set_figheight(figure.get_figheight() + 0.2 * len(images))  # for the headings
+    figure.tight_layout(pad=0.4, h_pad=1.2)
+    return figure, f"Images, each beside itself lit by the attention to several classes. {'; '.join(rows)}."
+
+
+def _lit_images(images: Tensor, columns: Sequence[Tensor], labels: Sequence[str]) -> tuple[Figure, np.ndarray]:
+    """A row for each image: the image, then the image lit by its map in each column, (N, h, w)."""
+    pixels = images.permute(0, 2, 3, 1).float() / 255
+    figure, axes = pyplot.subplots(
+        len(images), 1 + len(columns), figsize=(1.45 * (1 + len(columns)), 1.45 * len(images)), squeeze=False
+    )
+    for row, label in enumerate(labels):
+        axes[row, 0].imshow(pixels[row].numpy())
+        axes[row, 0].set_ylabel(label, rotation=0, ha="right", va="center")
+        for column, maps in enumerate(columns, start=1):
+            lit = minmax(maps[row : row + 1].detach())
+            lit = interpolate(lit[None], size=images.shape[2:], mode="bilinear", align_corners=False)[0, 0]
+            axes[row, column].imshow((pixels[row] * (0.12 + 0.88 * lit[..., None])).numpy())
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
+    return figure, axes
 
 
 def numbers_grid(grids: Mapping[str, Tensor], digits: int = 1) -> tuple[Figure, str]:
@@ -255,3 +295,99 @@ def lines(x: Sequence[float], series: Mapping[str, Sequence[float]], *, xlabel: 
     figure.tight_layout()
     _legend(axis)
     return figure, f"{ylabel} over {xlabel}: {'; '.join(texts)}."
+
+
+def ks_chart(arms: Mapping[str, tuple[Tensor, Tensor]], xlabel: str = "probability") -> tuple[Figure, str]:
+    """How many images give the target and the confusing class up to which probability (ICASC, Figure 9).
+
+    One panel per arm with the two cumulative distributions, and a bar where they are farthest apart: the statistic
+    of `camlib.analysis.ks`.
+
+    Args:
+        arms: heading -> what `camlib.analysis.confusion` returns: p_target and p_confused, each (N,).
+        xlabel: what kind of probability it is.
+    """
+    figure, axes = pyplot.subplots(1, len(arms), figsize=(3.4 * len(arms), 2.9), squeeze=False, sharey=True)
+    texts = []
+    for axis, (heading, (p_target, p_confused)) in zip(axes[0], arms.items(), strict=True):
+        distance, place = ks(p_target, p_confused)
+        ends = []
+        samples = {"target class": p_target, "most confusing class": p_confused}
+        for colour, style, (name, sample) in zip(COLOURS, ("-", "--"), samples.items(), strict=False):
+            share = torch.linspace(0, 100, len(sample) + 1).tolist()
+            axis.step(
+                [0, *sample.sort().values.tolist(), 1], [*share, 100], style, where="post", color=colour, label=name
+            )
+            ends.append((sample <= place).double().mean().item() * 100)
+        axis.vlines(place, *ends, color="black", linewidth=2)
+        axis.set_title(f"{heading}\nD = {distance:.2f} at {place:.2f}", fontsize=9)
+        axis.set(xlabel=xlabel)
+        texts.append(f"{heading}: largest distance {distance:.2f} at {place:.2f}")
+    axes[0, 0].set(ylabel="images at or below it (%)")
+    figure.tight_layout()
+    _legend(axes[0, 0])
+    return (
+        figure,
+        f"Cumulative distributions of the target's and the most confusing class's {xlabel}. {'; '.join(texts)}.",
+    )
+
+
+def scatter_classes(points: Mapping[str, Tensor], labels: Tensor, classes: Sequence[str]) -> tuple[Figure, str]:
+    """Points in the plane, as of t-SNE, with a colour and a marker for each class.
+
+    Args:
+        points: heading -> (N, 2), one panel each.
+        labels: integers (N,), the same in all panels.
+        classes: the name of each label.
+    """
+    figure, axes = pyplot.subplots(1, len(points), figsize=(3.4 * len(points), 3.4), squeeze=False)
+    for axis, (heading, plane) in zip(axes[0], points.items(), strict=True):
+        for label, name in enumerate(classes):
+            x, y = plane[labels == label].unbind(1)
+            axis.scatter(
+                x,
+                y,
+                s=min(24, max(5, 15000 / len(plane))),
+                color=COLOURS[label % len(COLOURS)],
+                marker=MARKERS[label % len(MARKERS)],
+                linewidths=0,
+                alpha=0.7,
+                label=name,
+            )
+        axis.set(xticks=[], yticks=[])  # t-SNE has no units
+        axis.set_title(heading, fontsize=9)
+    figure.tight_layout()
+    below = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.0), "ncols": min(5, len(classes))}
+    legend = figure.legend(*axes[0, 0].get_legend_handles_labels(), frameon=False, fontsize=8, **below)
+    for handle in legend.legend_handles:
+        handle.set(sizes=[30], alpha=1)
+    alt = (
+        f"Scatter plots of {len(labels)} points, coloured by class ({', '.join(classes)}): {', '.join(points)}. "
+        "The axes have no units."
+    )
+    return figure, alt
+
+
+def matrix(grids: Mapping[str, Tensor], *, xlabel: str, ylabel: str, value: str) -> tuple[Figure, str]:
+    """Matrices as heat maps side by side, all on one scale of colours.
+
+    Args:
+        grids: heading -> (n, m).
+        xlabel: what a column is.
+        ylabel: what a row is.
+        value: what an entry is, with its unit.
+    """
+    low = min(grid.min().item() for grid in grids.values())
+    high = max(grid.max().item() for grid in grids.values())
+    figure, axes = pyplot.subplots(
+        1, len(grids), figsize=(3.1 * len(grids) + 0.6, 3.0), squeeze=False, layout="constrained"
+    )
+    texts = []
+    for axis, (heading, grid) in zip(axes[0], grids.items(), strict=True):
+        image = axis.imshow(grid.detach().numpy(), cmap="viridis", vmin=low, vmax=high)
+        axis.set(xlabel=xlabel)
+        axis.set_title(heading, fontsize=9)
+        texts.append(f"{heading}: {grid.min():.3g} to {grid.max():.3g}, mean {grid.mean():.3g}")
+    axes[0, 0].set(ylabel=ylabel)
+    figure.colorbar(image, ax=axes[0].tolist(), label=value, shrink=0.85)
+    return figure, f"Heat maps of {value}, {ylabel} by {xlabel}. {'; '.join(texts)}."

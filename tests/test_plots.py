@@ -1,6 +1,7 @@
 """Figures say what they show: axes carry labels, the alternative text carries the numbers.
 
-CAM-loss, Figure 1 and CAM-loss, Figure 4 are drawn by two of them.
+CAM-loss, Figure 1 and CAM-loss, Figure 4 are drawn by two of them, ICASC, Figure 9 by a third, ICASC, Figures 1, 2
+and 10 by a fourth.
 """
 
 import matplotlib
@@ -8,6 +9,7 @@ import pandas
 import pytest
 import torch
 from matplotlib import pyplot
+from matplotlib.colors import to_hex
 
 from camlib import plots
 
@@ -71,3 +73,69 @@ def test_lines_and_gradient_paths_have_labels_and_text():
     figure, alt = plots.gradient_paths()
     assert {"L_cam", "L_ce", "classifier W"} <= {text.get_text() for text in figure.axes[0].texts}
     assert "No gradient leads from L_cam to the classifier" in alt
+
+
+def test_map_grid_takes_maps_of_several_sizes():
+    images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
+    figure, _ = plots.map_grid(images, {"inner": torch.rand(2, 4, 4), "last": torch.rand(2, 2, 2)}, ["a", "b"])
+    assert [axis.get_title() for axis in figure.axes[:3]] == ["image", "inner", "last"]
+    assert all(axis.images[0].get_array().shape == (8, 8, 3) for axis in figure.axes)
+
+
+def test_class_maps_light_each_class_and_frame_the_true_one():
+    images = torch.full((2, 3, 4, 4), 255, dtype=torch.uint8)
+    maps = torch.zeros(2, 2, 2, 2)
+    maps[0, 0, 0, 0] = maps[0, 1, 1, 1] = maps[1, :, 0, 1] = 3.0
+    headings = [["cat 0.7", "dog 0.2"], ["cat 0.6", "cow 0.1"]]
+    figure, alt = plots.class_maps(images, maps, headings, ["CE", "ICASC"], marked=[1, None])
+    cat, dog = (figure.axes[i].images[0].get_array() for i in (1, 2))
+    assert cat[0, 0].min() == dog[3, 3].min() == pytest.approx(1.0, abs=1e-5)
+    assert cat[3, 3].max() == dog[0, 0].max() == pytest.approx(0.12, abs=1e-5)
+    assert [axis.get_title() for axis in figure.axes] == ["", *headings[0], "", *headings[1]]
+    assert [figure.axes[i].get_ylabel() for i in (0, 3)] == ["CE", "ICASC"]
+    framed = [all(spine.get_visible() for spine in axis.spines.values()) for axis in figure.axes]
+    assert framed == [False, False, True, False, False, False]
+    assert "CE: cat 0.7, dog 0.2 (true, framed); ICASC: cat 0.6, cow 0.1." in alt
+
+
+def test_ks_chart_puts_a_bar_where_the_curves_are_farthest_apart():
+    near, far = torch.tensor([0.2, 0.6, 0.8, 0.9]), torch.tensor([0.7, 0.1, 0.3, 0.2])
+    figure, alt = plots.ks_chart({"CE": (near, far), "same": (near, near)}, xlabel="probability within the pair")
+    axis = figure.axes[0]
+    target, confused = axis.lines
+    assert target.get_xdata() == pytest.approx([0, 0.2, 0.6, 0.8, 0.9, 1])
+    assert target.get_ydata() == pytest.approx([0, 25, 50, 75, 100, 100])
+    assert confused.get_xdata() == pytest.approx([0, 0.1, 0.2, 0.3, 0.7, 1])
+    assert target.get_drawstyle() == confused.get_drawstyle() == "steps-post"
+    (bar,) = axis.collections[0].get_segments()
+    assert sorted(bar[:, 1]) == pytest.approx([25, 75])
+    assert bar[:, 0] == pytest.approx([0.3, 0.3])
+    assert axis.get_title() == "CE\nD = 0.50 at 0.30"
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ("probability within the pair", "images at or below it (%)")
+    assert "CE: largest distance 0.50 at 0.30; same: largest distance 0.00" in alt
+
+
+def test_scatter_classes_tells_classes_apart_by_colour_and_marker():
+    points, labels = torch.arange(48.0).view(24, 2), torch.arange(24) % 12
+    names = [f"class {k}" for k in range(12)]
+    figure, alt = plots.scatter_classes({"CE": points, "CC-Loss": -points}, labels, names)
+    for axis, sign in zip(figure.axes, (1, -1), strict=True):
+        assert len(axis.collections) == 12
+        for k, cloud in enumerate(axis.collections):
+            assert cloud.get_offsets().tolist() == (sign * points[labels == k]).tolist()
+        looks = {(to_hex(c.get_facecolor()[0]), len(c.get_paths()[0].vertices)) for c in axis.collections}
+        assert len(looks) == 12, "classes 0 and 10 share a colour, but not a marker"
+        assert (axis.get_xticks().tolist(), axis.get_yticks().tolist()) == ([], [])
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == names
+    assert "24 points, coloured by class (class 0, class 1," in alt
+    assert "no units" in alt
+
+
+def test_matrix_shows_all_on_one_scale():
+    grids = {"before": torch.tensor([[0.0, 2.0], [2.0, 0.0]]), "after": torch.tensor([[1.0, 5.0], [5.0, 1.0]])}
+    figure, alt = plots.matrix(grids, xlabel="image", ylabel="row", value="distance of gates")
+    before, after, bar = figure.axes
+    assert before.images[0].get_array().tolist() == grids["before"].tolist()
+    assert before.images[0].get_clim() == after.images[0].get_clim() == (0, 5)
+    assert (before.get_xlabel(), before.get_ylabel(), bar.get_ylabel()) == ("image", "row", "distance of gates")
+    assert "before: 0 to 2, mean 1; after: 1 to 5, mean 3" in alt
