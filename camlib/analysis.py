@@ -281,7 +281,7 @@ def tsne(features: Tensor, seed: int, perplexity: float = 30, progress: bool = F
     between far points, and the size of groups, mean nothing.
 
     Args:
-        features: (N, D).
+        features: (N, D), D of two or more.
         seed: of whatever is random.
         perplexity: how many neighbours each point has, roughly; less than N.
         progress: print it.
@@ -290,17 +290,19 @@ def tsne(features: Tensor, seed: int, perplexity: float = 30, progress: bool = F
         (N, 2), float32, on the CPU.
 
     Raises:
-        ValueError: the features have no such shape, or the perplexity is not between 0 and N.
+        ValueError: the features have no such shape or are all equal, or the perplexity is not between 0 and N.
 
     Source: van der Maaten and Hinton, "Visualizing data using t-SNE", 2008.
     """
-    if features.ndim != 2:
-        raise ValueError(f"features have shape {tuple(features.shape)}, expected (N, D)")
+    if features.ndim != 2 or features.shape[1] < 2:
+        raise ValueError(f"features have shape {tuple(features.shape)}, expected (N, D) with D of two or more")
     if not 0 < perplexity < len(features):
         raise ValueError(
             f"perplexity is {perplexity} but there are {len(features)} samples: "
             "pass a positive perplexity below their number, or more samples"
         )
+    if (features == features[0]).all():
+        raise ValueError(f"all {len(features)} rows of the features are equal: there is nothing to tell them apart by")
     values = features.detach().float().cpu().numpy()
     if features.shape[1] > 50:
         values = PCA(min(50, len(values)), random_state=seed).fit_transform(values)

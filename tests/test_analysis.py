@@ -438,9 +438,15 @@ def test_tsne_names_perplexity_and_samples(perplexity):
         tsne(torch.randn(20, 4), seed=0, perplexity=perplexity)
 
 
-def test_tsne_takes_rows_of_features():
-    with pytest.raises(ValueError, match=r"features have shape \(40, 2, 2\), expected \(N, D\)"):
-        tsne(torch.randn(40, 2, 2), seed=0)
+@pytest.mark.parametrize("shape", [(40, 2, 2), (40, 1), (40,)])
+def test_tsne_takes_rows_of_features(shape):
+    with pytest.raises(ValueError, match=r"features have shape \(40.*\), expected \(N, D\) with D of two or more"):
+        tsne(torch.randn(shape), seed=0)
+
+
+def test_tsne_of_equal_features_is_refused():
+    with pytest.raises(ValueError, match="all 40 rows of the features are equal"):
+        tsne(torch.full((40, 60), 0.3), seed=0)
 
 
 def test_distance_ratio_by_loops():
