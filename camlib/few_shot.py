@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from camlib.data import Loader, StreamLoader
 from camlib.observe import Observed, observe
+from camlib.train import mixed_precision
 
 
 def episodes(labels: Tensor, ways: int, shots: int, queries: int, count: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -155,7 +156,7 @@ def _features(model: nn.Module, loader: Loader | StreamLoader, precision: str) -
     observed.eval()
     features, labels = [], []
     for images, target in loader:
-        with torch.autocast(loader.device.type, getattr(torch, precision), enabled=precision != "float32"):
+        with mixed_precision(loader.device, precision):
             features.append(observed(images).pooled.float())
         labels.append(target.argmax(1).cpu())
     for module, mode in modes.items():

@@ -368,7 +368,7 @@ class _Run:
         now = self.now
         torch.manual_seed(derived_seed(self.train_loader.seed, now.epoch, now.step, self.rank))
         images = images.contiguous(memory_format=self.layout)  # an augmentation may leave any layout
-        with _autocast(self.device, self.recipe.precision):
+        with mixed_precision(self.device, self.recipe.precision):
             parts = self.objective(self.observed, images, target, state)
         correct = hits(parts.pop("logits"), target)[:, 0].sum()
         share = len(images) / self.batch_images(now.step)
@@ -529,7 +529,7 @@ def evaluate(model: nn.Module, loader: Loader, precision: str = "float32") -> di
     for step, (images, target) in enumerate(loader.batches(0, 0, rank, world)):
         if len(images) == 0:
             continue
-        with _autocast(loader.device, precision):
+        with mixed_precision(loader.device, precision):
             out = observed(images)
         logits = out.logits.float()
         found = hits(logits, target, 5)
@@ -583,7 +583,8 @@ def _copy_from_first(tensors: Iterable[Tensor]) -> None:
         tensor.copy_(dense)
 
 
-def _autocast(device: torch.device, precision: str) -> torch.autocast:
+def mixed_precision(device: torch.device, precision: str) -> torch.autocast:
+    """A `with` block that computes in a precision of `Recipe`."""
     mixed = precision != "float32"
     return torch.autocast(device.type, dtype=getattr(torch, precision) if mixed else None, enabled=mixed)
 
