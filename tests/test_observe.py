@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from camlib.losses import CAMLoss
-from camlib.models import create
+from camlib.models import Gate, create
 from camlib.objective import State
 from camlib.observe import NotObservable, observe
 from camlib.target import one_hot
@@ -436,3 +436,59 @@ def test_distributed_data_parallel_gives_the_same_gradients(tmp_path):
     finally:
         torch.distributed.destroy_process_group()
     torch.testing.assert_close(found, expected)
+
+
+class Inside(nn.Module):
+    """A trunk of the user's own that ends in a gate."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.gate = nn.Conv2d(3, 32, 3, 2), Gate(32)
+
+    def forward(self, images):
+        return self.gate(self.conv(images).relu())
+
+
+def with_gate(name, features, place):
+    model = getattr(torchvision.models, name)(weights=None, num_classes=K)
+    setattr(model, place, nn.Sequential(getattr(model, place), nn.ReLU(), Gate(features)))
+    return model
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: with_gate("densenet121", 1024, "features"),
+        lambda: with_gate("mobilenet_v2", 1280, "features"),
+        lambda: nn.Sequential(Inside(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, K)),
+    ],
+    ids=["in front of a function", "behind the features", "inside a module"],
+)
+def test_a_gate_is_found_in_a_foreign_model(build):
+    torch.manual_seed(0)
+    model = build().eval()
+    found = []
+    gate = next(module for module in model.modules() if isinstance(module, Gate))
+    gate.attention.register_forward_hook(lambda *call: found.append(call[2]))
+    observed = observe(model)
+    out = observed(pixels())
+    assert out.gate is found[-1]
+    assert torch.equal(out.logits, model(pixels()))
+    torch.testing.assert_close(mean_cam(out) + observed.head.bias, out.logits, rtol=1e-4, atol=1e-5)
+
+
+def test_of_several_gates_the_last_is_shown():
+    torch.manual_seed(0)
+    model = create("resnet8", K, gate=True).eval()
+    model.layer2 = nn.Sequential(model.layer2, Gate(32))
+    observed = observe(model)
+    out = observed(pixels(size=32))
+    assert out.gate.shape == (2, 64)
+    assert [tuple(maps.shape[1:]) for maps in out.maps] == [(16, 32, 32), (32, 16, 16), (64, 8, 8)]
+    assert torch.equal(out.logits, model(pixels(size=32)))
+
+
+def test_maps_of_a_named_stage_and_of_the_gate_behind_it():
+    model = create("resnet8", K, gate=True).eval()
+    out = observe(model, stages=("layer3",))(pixels(size=32))
+    torch.testing.assert_close(out.maps[0] * out.gate[:, :, None, None], out.maps[1])

@@ -136,11 +136,12 @@ def test_a_shared_cell_is_the_same_experiment(name):
 
 
 def test_arms_of_a_row_differ_in_what_the_table_compares_only():
-    """The loss; where it asks for one, the head or the teacher; in Table 5 the net to start from."""
+    """The loss; where it asks for one, the head, the gate or the teacher; in Table 5 the net to start from."""
     for cell in CELLS.values():
-        baseline = CELLS[f"{cell.table}/{cell.row}/ce"]
+        baseline = CELLS[f"{cell.table}/{cell.row}/{recipes.TABLES[cell.table].baseline}"]
         if cell.experiment:
             same = {"terms": CE, "head": "linear", "teacher": None, "start": None}
+            same |= {"gate": False, "channels_per_class": None}
             assert replace(cell.experiment, **same) == replace(baseline.experiment, **same)
 
 
@@ -176,8 +177,39 @@ def test_the_numbers_of_the_other_tables():
         "cam-table-7/a/ccm": 21.46,
         "cam-table-7/d/kd": 27.11,
         "cam-table-7/e/at": 20.22,
+        "cc-table-1/mnist_vgg16/focal": 97.64,
+        "cc-table-1/mnist_resnet18/a_softmax": 98.32,
+        "cc-table-1/cifar100_vgg16/mc": 72.51,
+        "cc-table-1/cifar100_resnet18/fical": 78.18,
+        "cc-table-1/cars196_vgg16/cc": 91.46,
+        "cc-table-1/cars196_resnet18/ical": 86.67,
+        "cc-table-2/mnist_vgg16/gate": 97.66,
+        "cc-table-2/cars196_resnet18/ce": 85.77,
+        "cc-table-3/cifar100_vgg16_lambda_1.5/cc": 75.04,
+        "cc-table-3/mnist_vgg16_lambda_0.5/gate": 97.66,
+        "cc-table-3/cars196_vgg16_batch_64/cc": 90.6,
     }
     assert {name: CELLS[name].paper for name in numbers} == numbers
+
+
+def test_cc_loss_is_asked_of_a_net_with_a_gate_and_compared_with_the_gate_alone():
+    """CC-Loss, Tables 1–3: λ = 1, batch 32."""
+    names = [f"cc-table-{cell}" for cell in ("2/cifar100_vgg16/ce", "2/cifar100_vgg16/gate", "1/cifar100_vgg16/cc")]
+    ce, gate, cc = (recipes.cell(name).at("paper") for name in names)
+    assert [experiment.gate for experiment in (ce, gate, cc)] == [False, True, True]
+    assert ce.terms == gate.terms == CE
+    assert cc.terms == CE | {"cc": (1.0, call("CCLoss"))}
+    assert ce.batch_size == gate.batch_size == cc.batch_size == 32
+    assert observe(gate.model(10))(torch.randn(2, 3, 32, 32)).gate.shape == (2, 512)
+    weights = [recipes.cell(f"cc-table-3/mnist_vgg16_lambda_{w}/cc").at("paper") for w in (0.5, 1.0, 1.5, 2.0)]
+    assert [experiment.terms["cc"][0] for experiment in weights] == [0.5, 1.0, 1.5, 2.0]
+    assert all(replace(experiment, terms=CE) == replace(weights[0], terms=CE) for experiment in weights)
+
+
+def test_batches_of_cc_loss_keep_the_rate_per_image():
+    experiments = [recipes.cell(f"cc-table-3/cars196_vgg16_batch_{size}/cc").at("paper") for size in (8, 32, 128)]
+    assert [experiment.batch_size for experiment in experiments] == [8, 32, 128]
+    assert [experiment.recipe.learning_rate for experiment in experiments] == [0.0025, 0.01, 0.04]
 
 
 def test_top_5_rows_are_the_runs_of_their_top_1_rows():

@@ -9,6 +9,7 @@ from camlib.models.densenet import DenseNet
 from camlib.models.gate import Gate
 from camlib.models.heads import HEADS, CosineHead
 from camlib.models.imagenet import imagenet
+from camlib.models.layers import conv, he_normal_
 from camlib.models.preresnet import preresnet
 from camlib.models.pyramidnet import PyramidNet
 from camlib.models.resnet import resnet, resnet18_cifar
@@ -45,6 +46,7 @@ def create(
     in_channels: int = 3,
     head: str = "linear",
     gate: bool = False,
+    channels_per_class: int | None = None,
 ) -> nn.Module:
     """Build a net with fresh weights.
 
@@ -56,6 +58,9 @@ def create(
         head: one of `camlib.models.HEADS`: "linear", "no_bias" or "cosine".
         gate: scale the maps by their channel attention in front of the pooling, see `Gate`. With one seed the rest
             of the net starts from the same weights as without.
+        channels_per_class: pool so many channels for each class, as `camlib.losses.MCLoss` asks for: a 1×1
+            convolution with BatchNorm and ReLU makes them of those of the net. Its source gives the last
+            convolution itself this number of channels, which not every net here has to give.
 
     Returns:
         A module that maps images (N, in_channels, H, W) to logits (N, K).
@@ -65,8 +70,17 @@ def create(
     """
     net, kind = lookup(NETS, name, "net"), lookup(HEADS, head, "head")
     model = net(num_classes=num_classes, in_channels=in_channels, head=kind)
+    before = OrderedDict()
+    if channels_per_class:
+        channels = num_classes * channels_per_class
+        convolution = conv(model.fc.in_features, channels, 1)
+        before["expand"] = nn.Sequential(convolution, nn.BatchNorm2d(channels), nn.ReLU())
+        he_normal_(before["expand"])
+        model.fc = kind(channels, num_classes)
     if gate:
-        model.avgpool = nn.Sequential(OrderedDict(gate=Gate(model.fc.in_features), pool=model.avgpool))
+        before["gate"] = Gate(model.fc.in_features)
+    if before:
+        model.avgpool = nn.Sequential(before | {"pool": model.avgpool})
     return model
 
 
