@@ -137,7 +137,7 @@ def loaders(
         )
     mean, std = statistics(train.images)
     common = {"mean": mean, "std": std, "seed": seed, "device": device}
-    return (
+    loaders = (
         Loader(
             train.images,
             train.labels,
@@ -149,3 +149,6 @@ def loaders(
         ),
         Loader(test.images, test.labels, num_classes=len(test.classes), batch_size=500, **common),
     )
+    for loader, source in zip(loaders, (train, test), strict=True):
+        loader.source = source
+    return loaders

@@ -1,15 +1,163 @@
 """What a trained net is tested by besides plain accuracy: callables (model, test loader, precision) -> metrics."""
 
-import torch
-from torch import nn
+import contextlib
+from collections.abc import Iterator
 
-from camlib.analysis import attention_overlap, confusion, expected_calibration_error, ks
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from sklearn.metrics import average_precision_score, roc_auc_score
+from torch import Tensor, nn
+
+from camlib.analysis import (
+    attention_overlap,
+    confusion,
+    energy_inside,
+    expected_calibration_error,
+    ks,
+    pointing_game,
+    threshold_iou,
+)
 from camlib.attention import attention, look
 from camlib.data.loader import Batches
 from camlib.few_shot import FewShot as FewShot
 from camlib.observe import Observed, observe
 from camlib.target import one_hot
-from camlib.train import evaluate, mixed_precision
+from camlib.train import evaluate, hits, mixed_precision
+
+
+@contextlib.contextmanager
+def testing(model: nn.Module, loader: Batches) -> Iterator[Observed]:
+    """The model, observed, on the loader's device and in evaluation mode for the length of a `with` block."""
+    observed = (model if isinstance(model, Observed) else observe(model)).to(loader.device)
+    modes = {module: module.training for module in observed.modules()}
+    observed.eval()
+    try:
+        yield observed
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def segments(loader: Batches, index: Tensor, size: tuple[int, int]) -> Tensor:
+    """What each pixel of some of a loader's images shows, brought to the size that the net sees them in.
+
+    Right for transforms that keep the whole image, as "whole_299" does, and for images in memory.
+
+    Args:
+        loader: made from a set with segments.
+        index: (n,), which images.
+        size: height and width.
+
+    Returns:
+        uint8 (n, *size): 0 the ground, k + 1 class k, 255 unknown, as everywhere in an image without segments.
+
+    Raises:
+        ValueError: the set has no segments.
+    """
+    source = loader.source
+    if source is None or source.segments is None:
+        raise ValueError("the images have no segments: use a set that has them, as voc2012 or scenes_multi")
+    found = torch.full((len(index), *size), 255, dtype=torch.uint8)
+    for place, n in enumerate(index.tolist()):
+        picture = source.segments[n]
+        if isinstance(picture, Tensor):
+            picture = Image.fromarray(picture.numpy())
+        elif picture is not None:
+            picture = Image.open(picture)
+        if picture is not None:
+            found[place] = torch.from_numpy(np.array(picture.resize(size[::-1], Image.Resampling.NEAREST)))
+    return found
+
+
+class TenCrop:
+    """Test every image on its centre, four corners and their mirror images (ICASC, Table 6).
+
+    Called with a loader whose transform gives ten crops, as "imagenet_ten_crop", it returns "accuracy" and
+    "top5_accuracy" by the mean of the ten softmaxes, "accuracy_centre", "top5_accuracy_centre" and "loss"
+    (cross-entropy) by the crop at the centre. Images of one crop only, as those in memory, are their own centre.
+    """
+
+    def __call__(self, model: nn.Module, loader: Batches, precision: str = "float32") -> dict[str, float]:
+        sums = torch.zeros(5, dtype=torch.float64)
+        with testing(model, loader) as observed, torch.no_grad():
+            for images, target in loader.batches(0):
+                crops = images if images.ndim == 5 else images[:, None]
+                with mixed_precision(loader.device, precision):
+                    logits = observed(crops.flatten(0, 1)).logits.float().view(*crops.shape[:2], -1)
+                centre = logits[:, crops.shape[1] // 2 - 1 if crops.shape[1] > 1 else 0]
+                for k, answer in enumerate((logits.softmax(2).mean(1), centre)):
+                    right = hits(answer, target, 5)
+                    sums[2 * k : 2 * k + 2] += torch.stack([right[:, 0].sum(), right.any(1).sum()]).cpu()
+                sums[4] += F.cross_entropy(centre, target, reduction="sum").cpu()
+        names = ("accuracy", "top5_accuracy", "accuracy_centre", "top5_accuracy_centre", "loss")
+        return dict(zip(names, (sums / loader.count).tolist(), strict=True))
+
+
+class MultiLabel:
+    """Tests of a net whose images show several classes (ICASC, Table 8).
+
+    Called, it returns for every class that enough test images show, and some do not, "average_precision_NAME", by
+    scikit-learn, which is not interpolated as PASCAL's older one was; their mean, "mean_average_precision"; "auc", the
+    mean area under the ROC curves of the same classes; "accuracy", the share of images whose likeliest class is
+    one of theirs; "loss", the multi-label soft margin. Where the set has segments, it also measures the attention at
+    the last layer to each class an image shows, against that class's pixels: "energy_inside", "pointing_game" and
+    "iou" (`threshold_iou`), each a mean over pairs of image and class. Unknown pixels count as outside.
+
+    Every process tests all images.
+
+    Args:
+        attention: the kind of map, a key of `camlib.attention.KINDS`.
+        least: leave classes out of both means that fewer test images show: their precision is chance.
+
+    Raises:
+        ValueError: when called, no class is left.
+    """
+
+    def __init__(self, attention: str = "channel_weighted", least: int = 1):
+        self.attention, self.least = attention, least
+
+    def __call__(self, model: nn.Module, loader: Batches, precision: str = "float32") -> dict[str, float]:
+        source = loader.source
+        located = source is not None and source.segments is not None
+        classes = source.classes if source else [str(k) for k in range(loader.num_classes)]
+        logits, targets, places = [], [], {"energy_inside": [], "pointing_game": [], "iou": []}
+        with testing(model, loader) as observed:
+            for index, (images, target) in zip(loader.indices(0), loader.batches(0), strict=True):
+                with mixed_precision(loader.device, precision):
+                    out = look(observed, images)
+                    if located:
+                        shown = segments(loader, index, images.shape[-2:]).to(loader.device)
+                        for k in target.any(0).nonzero().flatten().tolist():
+                            masks = shown == k + 1
+                            some = masks.any(2).any(1)
+                            rows = one_hot(torch.full_like(index, k), loader.num_classes).to(loader.device)
+                            maps, masks = attention(out, rows, kind=self.attention)[some].detach(), masks[some]
+                            places["energy_inside"].append(energy_inside(maps, masks))
+                            places["pointing_game"].append(pointing_game(maps, masks).float())
+                            places["iou"].append(threshold_iou(maps, masks))
+                logits.append(out.logits.detach().float().cpu())
+                targets.append(target.cpu())
+        logits, targets = torch.cat(logits), torch.cat(targets)
+        varying = [k for k, column in enumerate(targets.unbind(1)) if self.least <= column.sum() < len(column)]
+        if not varying:
+            raise ValueError(
+                f"no class is shown by {self.least} or more of the {len(targets)} test images, but not by all: "
+                "test on more of them, or choose a lower least"
+            )
+        columns = [(targets[:, k].numpy(), logits[:, k].numpy()) for k in varying]
+        precisions = [float(average_precision_score(*column)) for column in columns]
+        metrics = {
+            "accuracy": hits(logits, targets)[:, 0].float().mean().item(),
+            "loss": F.multilabel_soft_margin_loss(logits, targets).item(),
+            "mean_average_precision": float(np.mean(precisions)),
+            "auc": float(np.mean([roc_auc_score(*column) for column in columns])),
+        }
+        for k, value in zip(varying, precisions, strict=True):
+            metrics[f"average_precision_{classes[k].replace(' ', '_')}"] = value
+        measured = {name: torch.cat(found) for name, found in places.items() if found}
+        return metrics | {name: found.mean().item() for name, found in measured.items() if len(found)}
 
 
 class Confusion:
@@ -31,21 +179,17 @@ class Confusion:
 
     def __call__(self, model: nn.Module, loader: Batches, precision: str = "float32") -> dict[str, float]:
         metrics = evaluate(model, loader, precision)
-        observed = (model if isinstance(model, Observed) else observe(model)).to(loader.device)
-        modes = {module: module.training for module in observed.modules()}
-        observed.eval()
         logits, targets, overlaps = [], [], []
-        for images, target in loader.batches(0):
-            with mixed_precision(loader.device, precision):
-                out = look(observed, images)
-                likeliest = out.logits.topk(min(5, target.shape[1]), 1).indices
-                rows = [one_hot(classes, target.shape[1]) for classes in likeliest.unbind(1)]
-                maps = torch.stack([attention(out, row, kind=self.attention).detach() for row in rows], 1)
-            overlaps.append(attention_overlap(maps).cpu())
-            logits.append(out.logits.detach().float().cpu())
-            targets.append(target.cpu())
-        for module, mode in modes.items():
-            module.training = mode
+        with testing(model, loader) as observed:
+            for images, target in loader.batches(0):
+                with mixed_precision(loader.device, precision):
+                    out = look(observed, images)
+                    likeliest = out.logits.topk(min(5, target.shape[1]), 1).indices
+                    rows = [one_hot(classes, target.shape[1]) for classes in likeliest.unbind(1)]
+                    maps = torch.stack([attention(out, row, kind=self.attention).detach() for row in rows], 1)
+                overlaps.append(attention_overlap(maps).cpu())
+                logits.append(out.logits.detach().float().cpu())
+                targets.append(target.cpu())
         logits, targets = torch.cat(logits), torch.cat(targets)
         metrics["calibration_error"] = expected_calibration_error(logits, targets)
         for name, pair in (("ks", False), ("ks_pair", True)):

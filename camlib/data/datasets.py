@@ -25,15 +25,17 @@ class ImageSet(NamedTuple):
 
     Attributes:
         images: uint8 (N, C, H, W).
-        labels: int64 (N,).
+        labels: int64 (N,), or float32 multi-hot rows (N, K) where an image shows several classes.
         classes: the name of each class.
         masks: bool (N, H, W), where the object is, or None if the set has no masks.
+        segments: uint8 (N, H, W), what each pixel shows: 0 the ground, k + 1 class k; None if the set has none.
     """
 
     images: Tensor
     labels: Tensor
     classes: tuple[str, ...]
     masks: Tensor | None = None
+    segments: Tensor | None = None
 
     @property
     def count(self) -> int:
@@ -53,13 +55,16 @@ class FileSet(NamedTuple):
 
     Attributes:
         paths: the file of each image.
-        labels: int64 (N,).
+        labels: int64 (N,), or float32 multi-hot rows (N, K) where an image shows several classes.
         classes: the name of each class.
+        segments: for each image a picture of what its pixels show, 0 the ground, k + 1 class k, 255 unknown, or None
+            where there is none; None if the set has no segments at all.
     """
 
     paths: tuple[Path, ...]
     labels: Tensor
     classes: tuple[str, ...]
+    segments: tuple[Path | None, ...] | None = None
 
     @property
     def count(self) -> int:
@@ -144,6 +149,14 @@ def load(name: str, split: str, root: Path | None = None, count: int | None = No
       do, where its §4.1 has 30 and 50; the test is on 50 novel ones either way.
     - "scenes_few_shot": 24 base and 8 novel ones.
 
+    Sets whose images show several classes have rows as labels: "voc2012" (ICASC, §4.2), with its "train" and "val"
+    images, and "voc_animals"; "scenes_multi". A class counts as shown in VOC even where all its objects are marked as
+    difficult, which PASCAL's own server leaves out.
+
+    "caltech256_30" and "caltech256_60" hold so many training images of each class and the same 25 test images, drawn
+    at random but the same in every run, the smaller set being part of the larger; without the class "clutter"
+    (ICASC, §4.2).
+
     Args:
         name: as in the manifest, "cifar100".
         split: "train" or "test".
@@ -164,13 +177,17 @@ def load(name: str, split: str, root: Path | None = None, count: int | None = No
     splits = _checked(name, root)
     if splits:
         paths, names = zip(*splits[split][:count], strict=True)
+        if manifest()[name]["layout"] == "voc":
+            rows = torch.tensor([[float(k in shown) for k in VOC_CLASSES] for shown in names])
+            return FileSet(paths, rows, VOC_CLASSES, tuple(map(_voc_segments, paths)))
         classes = sorted({name for _, name in splits[split]})
         number = {name: k for k, name in enumerate(classes)}
         return FileSet(paths, torch.tensor([number[name] for name in names]), tuple(classes))
     if name in _SCENES:
         variant, parts = _SCENES[name]
         scenes = Scenes(parts[split], variant, count=count)
-        return ImageSet(scenes.images, scenes.labels, scenes.classes, scenes.masks)
+        labels = scenes.labels.float() if scenes.labels.ndim == 2 else scenes.labels
+        return ImageSet(scenes.images, labels, scenes.classes, scenes.masks, scenes.segments)
     source = _TORCHVISION[name](root, train=split == "train")
     pixels = torch.from_numpy(np.asarray(source.data))[:count]
     images = pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2)
@@ -200,10 +217,33 @@ _SCENES = {
     "scenes": ("single", {"train": "train", "test": "test"}),
     "scenes_fine": ("fine", {"train": "train", "test": "test"}),
     "scenes_few_shot": ("few_shot", {"train": "base", "test": "novel"}),
+    "scenes_multi": ("multi", {"train": "train", "test": "test"}),
 }
+VOC_CLASSES = (
+    "aeroplane",
+    "bicycle",
+    "bird",
+    "boat",
+    "bottle",
+    "bus",
+    "car",
+    "cat",
+    "chair",
+    "cow",
+    "diningtable",
+    "dog",
+    "horse",
+    "motorbike",
+    "person",
+    "pottedplant",
+    "sheep",
+    "sofa",
+    "train",
+    "tvmonitor",
+)
 
-# The images of each split of a set: the file, and the name of its class.
-Splits = dict[str, list[tuple[Path, str]]]
+# The images of each split of a set: the file, and the name of its class, or the names of all that it shows.
+Splits = dict[str, list[tuple[Path, str | frozenset[str]]]]
 
 
 def _checked(name: str, root: Path) -> Splits:
@@ -242,12 +282,12 @@ def _listed(entry: dict, root: Path) -> Splits:
     what = f"{entry['title']} in {root}"
     splits: Splits = {split: [] for split in entry["images"]}
     try:
-        for split, path, name in _LAYOUTS[entry["layout"]](root, entry["classes"]):
+        for split, path, name in _LAYOUTS[entry["layout"]](root, entry):
             splits[split].append((path, name))
     except (OSError, KeyError, ValueError, MatReadError) as error:
         raise DataError(f"{what} cannot be listed: {error!r}. {entry['by_hand']}") from error
     found = len({name for images in splits.values() for _, name in images})
-    if found != entry["classes"]:
+    if entry["layout"] != "voc" and found != entry["classes"]:
         raise DataError(f"{what} has {found:,} classes, expected {entry['classes']:,}. {entry['by_hand']}")
     for split, expected in entry["images"].items():
         if len(splits[split]) != expected:
@@ -273,28 +313,28 @@ def _by_class(splits: Splits, numbers: list[int]) -> Splits:
     return {split: sorted(image for image in everything if image[1] in names) for split, names in chosen.items()}
 
 
-# How the files of a set are laid out: functions (root, number of classes) -> (split, path, class) of every image.
+# How the files of a set are laid out: functions (root, entry of the manifest) -> (split, path, class) of every image.
 
 
-def _cub(root: Path, classes: int) -> Iterator[tuple[str, Path, str]]:
+def _cub(root: Path, entry: dict) -> Iterator[tuple[str, Path, str]]:
     folder = root / "CUB_200_2011"
     lines = (folder / "train_test_split.txt").read_text().splitlines()
     training = dict(line.split() for line in lines)
     for line in (folder / "images.txt").read_text().splitlines():
         number, file = line.split()
         name = file.split("/")[0]
-        if int(name.split(".")[0]) <= classes:
+        if int(name.split(".")[0]) <= entry["classes"]:
             yield "train" if training[number] == "1" else "test", folder / "images" / file, name
 
 
-def _stanford_dogs(root: Path, classes: int) -> Iterator[tuple[str, Path, str]]:
+def _stanford_dogs(root: Path, entry: dict) -> Iterator[tuple[str, Path, str]]:
     folder = root / "stanford_dogs"
     for split in ("train", "test"):
         for file in loadmat(folder / f"lists/{split}_list.mat", simplify_cells=True)["file_list"]:
             yield split, folder / "Images" / file, file.split("/")[0]
 
 
-def _mini_imagenet(root: Path, classes: int) -> Iterator[tuple[str, Path, str]]:
+def _mini_imagenet(root: Path, entry: dict) -> Iterator[tuple[str, Path, str]]:
     folder = root / "mini_imagenet"
     for split, file in (("train", "train.csv"), ("validation", "val.csv"), ("test", "test.csv")):
         with (folder / file).open(newline="") as lines:
@@ -302,11 +342,57 @@ def _mini_imagenet(root: Path, classes: int) -> Iterator[tuple[str, Path, str]]:
                 yield split, folder / "images" / line["filename"], line["label"]
 
 
-def _imagenet(root: Path, classes: int) -> Iterator[tuple[str, Path, str]]:
+def _imagenet(root: Path, entry: dict) -> Iterator[tuple[str, Path, str]]:
     for split, folder in (("train", "train"), ("test", "val")):
         source = torchvision.datasets.ImageFolder(root / "imagenet" / folder)
         for file, label in source.samples:
             yield split, Path(file), source.classes[label]
 
 
-_LAYOUTS = {"cub": _cub, "stanford_dogs": _stanford_dogs, "mini_imagenet": _mini_imagenet, "imagenet": _imagenet}
+def _caltech256(root: Path, entry: dict) -> Iterator[tuple[str, Path, str]]:
+    folders = sorted((root / "caltech256" / "256_ObjectCategories").iterdir())
+    for k, folder in enumerate(folders[: entry["classes"]]):  # the last one is "clutter"
+        files = np.array(sorted(folder.glob("*.jpg")), dtype=object)
+        order = np.random.Generator(np.random.PCG64([0, k])).random(len(files)).argsort()
+        for split, part in (("test", order[:25]), ("train", order[25 : 25 + entry["each"]])):
+            for file in files[np.sort(part)]:
+                yield split, file, folder.name
+
+
+def _cars196(root: Path, entry: dict) -> Iterator[tuple[str, Path, str]]:
+    folder = root / "stanford_cars"
+    names = loadmat(folder / "devkit" / "cars_meta.mat", simplify_cells=True)["class_names"]
+    for split, annotations in (
+        ("train", "devkit/cars_train_annos.mat"),
+        ("test", "cars_test_annos_withlabels.mat"),
+    ):
+        for line in loadmat(folder / annotations, simplify_cells=True)["annotations"]:
+            yield split, folder / f"cars_{split}" / line["fname"], names[line["class"] - 1]
+
+
+def _voc(root: Path, entry: dict) -> Iterator[tuple[str, Path, frozenset[str]]]:
+    folder = root / "VOCdevkit" / "VOC2012"
+    for split, part in (("train", "train"), ("test", "val")):
+        shown: dict[str, set[str]] = {}
+        for name in VOC_CLASSES:
+            for line in (folder / "ImageSets" / "Main" / f"{name}_{part}.txt").read_text().splitlines():
+                number, sign = line.split()
+                shown.setdefault(number, set()).update([] if sign == "-1" else [name])
+        for number, names in shown.items():
+            yield split, folder / "JPEGImages" / f"{number}.jpg", frozenset(names)
+
+
+def _voc_segments(image: Path) -> Path | None:
+    path = image.parents[1] / "SegmentationClass" / f"{image.stem}.png"
+    return path if path.is_file() else None
+
+
+_LAYOUTS = {
+    "cub": _cub,
+    "stanford_dogs": _stanford_dogs,
+    "mini_imagenet": _mini_imagenet,
+    "imagenet": _imagenet,
+    "caltech256": _caltech256,
+    "cars196": _cars196,
+    "voc": _voc,
+}

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from camlib.data.augment import AUGMENTATIONS
+from camlib.data.datasets import FileSet, ImageSet
 from camlib.names import lookup
 from camlib.target import check_target, one_hot
 
@@ -18,7 +19,10 @@ class Batches:
     Attributes:
         count: the number of images.
         num_classes, batch_size, augment, shuffle, seed, device, mean, std: as in `Loader`.
+        source: the set that the images are from, for tests that need more of it than the labels, or None.
     """
+
+    source: ImageSet | FileSet | None = None
 
     def __init__(
         self,
@@ -61,7 +65,7 @@ class Batches:
             "seed": self.seed,
         }
 
-    def _indices(self, epoch: int) -> tuple[Tensor, ...]:
+    def indices(self, epoch: int) -> tuple[Tensor, ...]:
         """Which images each batch of an epoch holds."""
         order = torch.arange(self.count)
         if self.shuffle:
@@ -139,7 +143,7 @@ class Loader(Batches):
 
         Every process draws the same batch and keeps every world-th image of it.
         """
-        for step, index in enumerate(self._indices(epoch)[first_step:], first_step):
+        for step, index in enumerate(self.indices(epoch)[first_step:], first_step):
             index = index.to(self.device)
             images, target = self._augmented(self.images[index], self.target[index], epoch, step)
             yield self._normalised(images[rank::world]), target[rank::world]

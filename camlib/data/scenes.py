@@ -433,6 +433,11 @@ class Scenes:
         return len(self.images)
 
     @property
+    def segments(self):
+        """uint8 (N, H, W): what each pixel shows, 0 the ground, k + 1 class k."""
+        return torch.from_numpy(np.where(self._owner < len(self.classes), self._owner + np.uint8(1), np.uint8(0)))
+
+    @property
     def class_masks(self):
         """Bool (N, K, H, W): the visible pixels of each class; made when asked for, N K H W bytes."""
         classes = np.arange(len(self.classes), dtype=np.uint8)[:, None, None]

@@ -14,7 +14,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from camlib.data.datasets import DataError, FileSet
 from camlib.data.loader import Batches, derived_seed
 from camlib.names import lookup
-from camlib.target import one_hot
+from camlib.target import check_target, one_hot
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 
@@ -31,6 +31,12 @@ def _few_shot(size: int) -> tuple[v2.Transform, v2.Transform]:
     )
 
 
+def _whole(size: int) -> tuple[v2.Transform, v2.Transform]:
+    """All of an image as a square: where its objects are is known after it as before."""
+    square = v2.Resize((size, size))
+    return v2.Compose([square, v2.RandomHorizontalFlip()]), square
+
+
 # Of training and of test images, before augmentation of whole batches.
 TRANSFORMS = {
     # CAM-loss, §4.1 takes over those of Yun et al. (CutMix, 2019). Their code also adds a random multiple of the
@@ -44,6 +50,20 @@ TRANSFORMS = {
         v2.Compose([v2.Resize((600, 600)), v2.RandomCrop(448), v2.RandomHorizontalFlip()]),
         v2.Compose([v2.Resize((600, 600)), v2.CenterCrop(448)]),
     ),
+    # ICASC, A.1: as He et al. 2016 train and test, with one crop or ten.
+    "imagenet_ten_crop": (
+        v2.Compose([v2.RandomResizedCrop(224), v2.RandomHorizontalFlip()]),
+        v2.Compose([v2.Resize(256), v2.TenCrop(224)]),
+    ),
+    # ICASC, A.2 has images of 448 pixels for training and test, mirrored and cropped at random in training, and does
+    # not say from what they are cropped.
+    "cub_448": (
+        v2.Compose([v2.Resize((448, 448)), v2.RandomCrop(448, padding=28), v2.RandomHorizontalFlip()]),
+        v2.Resize((448, 448)),
+    ),
+    # ICASC, A.1 and A.3 tell the size of the images of Caltech-256 and VOC, and nothing of their augmentation.
+    "whole_299": _whole(299),
+    "whole_64": _whole(64),  # for a machine without a GPU
     "few_shot": _few_shot(224),
     "few_shot_112": _few_shot(112),  # for a machine without a GPU
 }
@@ -86,9 +106,13 @@ class StreamLoader(Batches):
         super().__init__(
             files.count, num_classes, batch_size, torch.tensor(MEAN), torch.tensor(STD), augment, shuffle, seed, device
         )
-        one_hot(files.labels.unique(), num_classes)  # or the first batch with a wrong one would fail
+        if files.labels.ndim == 1:
+            one_hot(files.labels.unique(), num_classes)  # or the first batch with a wrong one would fail
+        else:
+            check_target(files.labels, files.count, num_classes)
         training, test = lookup(TRANSFORMS, transform, "transform")
-        self.files, self.transform = files, transform
+        self.files = self.source = files
+        self.transform = transform
         self._transform = training if shuffle else test
         # One array: of a million separate paths, every process that reads would make a copy.
         self._paths = np.array([os.fsencode(path) for path in files.paths])
@@ -104,7 +128,7 @@ class StreamLoader(Batches):
         Raises:
             DataError: an image cannot be read; the message names its file.
         """
-        indices = [index[rank::world] for index in self._indices(epoch)[first_step:]]
+        indices = [index[rank::world] for index in self.indices(epoch)[first_step:]]
         reader = DataLoader(
             _Pictures(self._paths, self._transform, self.seed, epoch),
             batch_sampler=[index.tolist() for index in indices],
@@ -116,7 +140,8 @@ class StreamLoader(Batches):
         for step, (index, images) in enumerate(zip(indices, reader, strict=True), first_step):
             if isinstance(images, DataError):
                 raise images
-            target = one_hot(self.files.labels[index], self.num_classes)
+            labels = self.files.labels[index]
+            target = one_hot(labels, self.num_classes) if labels.ndim == 1 else labels
             images, target = (part.to(self.device, non_blocking=True) for part in (images, target))
             images, target = self._augmented(images, target, epoch, step, rank)
             yield self._normalised(images), target
@@ -130,7 +155,7 @@ class StreamLoader(Batches):
 
 
 class _Pictures(Dataset):
-    """Image i of an epoch: uint8 (3, H, W), or the error if its file cannot be read."""
+    """Image i of an epoch, uint8 (3, H, W), or ten crops of it (10, 3, H, W), or the error if it cannot be read."""
 
     def __init__(self, paths: np.ndarray, transform: v2.Transform, seed: int, epoch: int):
         self.paths, self.transform, self.seed, self.epoch = paths, transform, seed, epoch
@@ -145,7 +170,8 @@ class _Pictures(Dataset):
             return DataError(f"{path} cannot be read as an image ({error}): put it there again")
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(derived_seed(self.seed, self.epoch, index))
-            return pil_to_tensor(self.transform(picture))
+            found = self.transform(picture)
+        return torch.stack([*map(pil_to_tensor, found)]) if isinstance(found, tuple) else pil_to_tensor(found)
 
 
 def _stack(pictures: list[Tensor | DataError]) -> Tensor | DataError:

@@ -164,7 +164,7 @@ def _quick(experiment: Experiment) -> Experiment:
 
     def fewer(part: Call) -> Call:
         """Scenes has ten classes, so fewer of them can be picked, and a chapter half a minute."""
-        least = {"k": 3, "episodes": 100}
+        least = {"k": 3, "episodes": 100, "least": 10}
         return Call(part.name, {n: min(v, least[n]) if n in least else v for n, v in part.arguments.items()})
 
     return replace(
