@@ -1,7 +1,8 @@
 """The tables of CC-Loss (Song et al. 2021), and rows that a machine without an accelerator can train.
 
-Of the protocol the poster tells λ = 1 and batches of 32; "± … " are five rounds. Everything else is our reading:
-SGD with momentum, cosine decay, the nets and augmentation of the other papers' tables.
+The poster does not number its tables; they are counted in its order. Of the protocol it tells λ = 1, batches of 32 and
+that "± …" stands for five rounds. Everything else is our reading: SGD with momentum, cosine decay, learning rates, the
+nets and augmentation of the other papers' tables.
 """
 
 from dataclasses import replace
