@@ -285,7 +285,7 @@ def _listed(entry: dict, root: Path) -> Splits:
         for split, path, name in _LAYOUTS[entry["layout"]](root, entry):
             splits[split].append((path, name))
     except (OSError, KeyError, ValueError, MatReadError) as error:
-        raise DataError(f"{what} cannot be listed: {error!r}. {entry['by_hand']}") from error
+        raise DataError(f"{what} cannot be listed: {type(error).__name__}: {error}. {entry['by_hand']}") from error
     found = len({name for images in splits.values() for _, name in images})
     if entry["layout"] != "voc" and found != entry["classes"]:
         raise DataError(f"{what} has {found:,} classes, expected {entry['classes']:,}. {entry['by_hand']}")

@@ -245,6 +245,10 @@ def test_the_manifest_counts_as_the_papers_do():
     assert counts["stanford_dogs"] == (120, 12000, 8580)
     assert counts["imagenet"] == (1000, 1281167, 50000)
     assert counts["mini_imagenet_few_shot"] == counts["mini_to_cub"] == (100, 64 * 600, 16 * 600, 20 * 600)
+    assert counts["voc2012"] == (20, 5717, 5823)
+    assert counts["caltech256_30"] == (256, 256 * 30, 256 * 25)
+    assert counts["caltech256_60"] == (256, 256 * 60, 256 * 25)
+    assert counts["cars196"] == (196, 8144, 8041)
     assert manifest()["cub200_few_shot"]["few_shot"] == [120, 30, 50]
     assert manifest()["cub50_few_shot"]["few_shot"] == [30, 8, 12]
 
@@ -566,3 +570,114 @@ def test_damaged_lists(folders, name, file, content):
     (folders / file).write_bytes(content)
     with pytest.raises(DataError, match=f"{datasets.manifest()[name]['title']} in {folders} cannot be listed: "):
         check(name)
+
+
+# Sets of the later papers, each in a folder of its own.
+
+
+@pytest.fixture
+def patched(monkeypatch, tmp_path):
+    """A function that shrinks entries of the manifest; the data folder is empty."""
+    ours = manifest()
+    monkeypatch.setattr(datasets, "manifest", lambda: ours)
+    monkeypatch.setenv("CAMLIB_DATA", str(tmp_path))
+
+    def change(name, **entry):
+        ours[name] |= entry
+        return tmp_path
+
+    return change
+
+
+def write_voc(root, shown):
+    """shown: (split, number, classes, whether there is a segmentation)."""
+    folder = root / "VOCdevkit/VOC2012"
+    for part in ("train", "val"):
+        images = [line for line in shown if line[0] == part]
+        for name in datasets.VOC_CLASSES:
+            signs = (f"{number} {classes.get(name, -1):2d}\n" for _, number, classes, _ in images)
+            write(folder / f"ImageSets/Main/{name}_{part}.txt", "".join(signs).encode())
+        for _, number, _, segmented in images:
+            write(folder / f"JPEGImages/{number}.jpg", b"picture")
+            if segmented:
+                write(folder / f"SegmentationClass/{number}.png", b"pixels")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["voc2012", "voc_animals"])
+def test_voc_has_rows_of_all_classes_and_segments_where_there_are_some(patched, name):
+    root = patched(name, images={"train": 2, "test": 1})
+    shown = [
+        ("train", "2008_1", {"cat": 1, "person": 1}, True),
+        ("train", "2008_2", {"aeroplane": 0}, False),
+        ("val", "2008_3", {"tvmonitor": 1}, True),
+    ]
+    folder = write_voc(root, shown)
+    found = load(name, "train")
+    assert found.classes == tuple(sorted(found.classes))
+    assert len(found.classes) == 20
+    assert found.paths == (folder / "JPEGImages/2008_1.jpg", folder / "JPEGImages/2008_2.jpg")
+    assert found.segments == (folder / "SegmentationClass/2008_1.png", None)
+    assert found.labels.dtype == torch.float32
+    named = [{found.classes[k] for k in row.nonzero().flatten().tolist()} for row in found.labels]
+    assert named == [{"cat", "person"}, {"aeroplane"}]  # whose objects are all difficult
+    test = load(name, "test")
+    assert test.labels.nonzero().tolist() == [[0, 19]]
+    assert found.checksum != found._replace(labels=found.labels.flip(0)).checksum
+    (folder / "ImageSets/Main/cow_val.txt").unlink()
+    with pytest.raises(DataError, match=r"cannot be listed: FileNotFoundError.*cow_val.txt"):
+        load(name, "train")
+
+
+def test_caltech_256_draws_the_same_test_images_and_nested_training_images(patched):
+    for each, name in ((30, "caltech256_30"), (60, "caltech256_60")):
+        root = patched(name, classes=3, images={"train": 3 * each, "test": 75})
+    for folder in ("001.ak47", "002.flag", "003.backpack", "257.clutter"):
+        for n in range(90):
+            write(root / f"caltech256/256_ObjectCategories/{folder}/{n:04d}.jpg", folder.encode())
+    sets = {
+        name: {split: load(name, split) for split in ("train", "test")} for name in ("caltech256_30", "caltech256_60")
+    }
+    smaller, larger = sets["caltech256_30"], sets["caltech256_60"]
+    assert smaller["test"].paths == larger["test"].paths
+    assert set(smaller["train"].paths) < set(larger["train"].paths)
+    assert not set(larger["train"].paths) & set(larger["test"].paths)
+    for found, each in ((smaller["train"], 30), (larger["train"], 60), (larger["test"], 25)):
+        assert found.classes == ("001.ak47", "002.flag", "003.backpack")
+        assert found.labels.bincount().tolist() == [each] * 3
+    for n in range(40):
+        (root / f"caltech256/256_ObjectCategories/002.flag/{n:04d}.jpg").unlink()
+    with pytest.raises(DataError, match="has 145 train images, expected 180"):
+        load("caltech256_60", "train")
+
+
+def test_cars(patched):
+    root = patched("cars196", classes=2, images={"train": 3, "test": 2})
+    names = np.array(["Audi", "Volvo"], dtype=object)
+    (root / "stanford_cars/devkit").mkdir(parents=True)
+    savemat(root / "stanford_cars/devkit/cars_meta.mat", {"class_names": names})
+    kind = [("fname", object), ("class", object)]
+    lists = {
+        "devkit/cars_train_annos.mat": ("train", [("00001.jpg", 2), ("00002.jpg", 1), ("00003.jpg", 2)]),
+        "cars_test_annos_withlabels.mat": ("test", [("00001.jpg", 1), ("00002.jpg", 2)]),
+    }
+    for file, (split, lines) in lists.items():
+        savemat(root / "stanford_cars" / file, {"annotations": np.array(lines, dtype=kind)})
+        for image, _ in lines:
+            write(root / f"stanford_cars/cars_{split}" / image, b"car")
+    found = load("cars196", "train")
+    assert found.classes == ("Audi", "Volvo")
+    assert found.labels.tolist() == [1, 0, 1]
+    assert [path.name for path in found.paths] == ["00001.jpg", "00002.jpg", "00003.jpg"]
+    assert load("cars196", "test").labels.tolist() == [0, 1]
+
+
+def test_scenes_multi_has_rows_and_segments():
+    found = load("scenes_multi", "test", count=30)
+    scenes = Scenes("test", "multi", count=30)
+    assert found.labels.dtype == torch.float32
+    assert torch.equal(found.labels, scenes.labels.float())
+    for k, masks in enumerate(scenes.class_masks.unbind(1)):
+        assert torch.equal(found.segments == k + 1, masks)
+    assert torch.equal(found.segments == 0, ~scenes.masks)
+    assert 1 < found.labels.sum(1).max() <= 3

@@ -204,7 +204,16 @@ def test_describe_tells_loaders_apart(files):
 
 
 @pytest.mark.parametrize(
-    ("name", "size"), [("imagenet", 224), ("fine_grained", 448), ("few_shot", 224), ("few_shot_112", 112)]
+    ("name", "size"),
+    [
+        ("imagenet", 224),
+        ("fine_grained", 448),
+        ("cub_448", 448),
+        ("whole_299", 299),
+        ("whole_64", 64),
+        ("few_shot", 224),
+        ("few_shot_112", 112),
+    ],
 )
 def test_transforms_give_squares_of_their_size(name, size):
     picture = Image.new("RGB", (300, 200), (10, 200, 30))
@@ -333,3 +342,20 @@ def test_errors(files, change, message):
 def test_unknown_names_are_answered_with_the_nearest(files, change, message):
     with pytest.raises(KeyError, match=message):
         loader(files, **change)
+
+
+def test_whole_pictures_keep_their_borders():
+    picture = frame(300, 200, 0, 0, 300, 200)
+    picture.paste((0, 0, 255), (0, 0, 150, 200))  # left blue, right red
+    assert TRANSFORMS["whole_64"][1](picture).getpixel((0, 0)) == (0, 0, 255)
+    sides = {TRANSFORMS["whole_64"][0](picture).getpixel((0, 0)) for _ in range(60)}
+    assert sides == {(0, 0, 255), (255, 0, 0)}
+
+
+def test_rows_of_several_labels_come_out_as_they_are(files):
+    rows = torch.tensor([[1.0, 1, 0], [0, 0, 1], [0, 1, 0]])[LABELS % 3]
+    several = loader(files._replace(labels=rows))
+    found = torch.cat([target for _, target in several.batches(0)])
+    assert torch.equal(found, rows)
+    with pytest.raises(ValueError, match="target has shape"):
+        loader(files._replace(labels=rows[:, :2]))
