@@ -62,7 +62,6 @@ def test_the_layer_in_between_is_a_sixteenth_and_never_empty(channels, units):
 def test_every_net_can_have_a_gate(name):
     with torch.device("meta"):
         plain, gated = create(name, 7), create(name, 7, gate=True)
-        out = observe(gated.eval())(torch.empty(2, 3, 64, 64))
     features = plain.fc.in_features
     more = {key: tuple(value.shape) for key, value in gated.state_dict().items() if key not in plain.state_dict()}
     assert plain.state_dict().keys() < gated.state_dict().keys(), "the names of what both have are the same"
@@ -72,7 +71,6 @@ def test_every_net_can_have_a_gate(name):
         "avgpool.gate.attention.excite.weight": (features, features // 16),
         "avgpool.gate.attention.excite.bias": (features,),
     }
-    assert out.gate.shape == out.pooled.shape == (2, features)
     if features == 512:
         assert sum(math.prod(shape) for shape in more.values()) == 33_312
 
