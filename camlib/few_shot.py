@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from camlib.data import Loader, StreamLoader
-from camlib.observe import Observed, observe
-from camlib.train import mixed_precision
+from camlib.train import evaluating, mixed_precision
 
 
 def episodes(labels: Tensor, ways: int, shots: int, queries: int, count: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -151,16 +150,12 @@ class FewShot:
 @torch.no_grad()
 def _features(model: nn.Module, loader: Loader | StreamLoader, precision: str) -> tuple[Tensor, Tensor]:
     """Pooled features (N, C) of all images, on the loader's device, and labels (N,), on the CPU."""
-    observed = (model if isinstance(model, Observed) else observe(model)).to(loader.device)
-    modes = {module: module.training for module in observed.modules()}
-    observed.eval()
     features, labels = [], []
-    for images, target in loader:
-        with mixed_precision(loader.device, precision):
-            features.append(observed(images).pooled.float())
-        labels.append(target.argmax(1).cpu())
-    for module, mode in modes.items():
-        module.training = mode
+    with evaluating(model, loader) as observed:
+        for images, target in loader:
+            with mixed_precision(loader.device, precision):
+                features.append(observed(images).pooled.float())
+            labels.append(target.argmax(1).cpu())
     return torch.cat(features), torch.cat(labels)
 
 

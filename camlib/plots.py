@@ -140,7 +140,7 @@ def histories(
         axis.set(xlabel="epoch", ylabel=label)
         axis.xaxis.get_major_locator().set_params(integer=True)
     figure.tight_layout()
-    _legend(axes[0, 0])
+    _legend(max(axes[0], key=lambda axis: len(axis.lines)))  # not every arm has every quantity
     return figure, f"Curves over epochs, first to last value: {'; '.join(ends)}."
 
 

@@ -1,14 +1,10 @@
 """What a trained net is tested by besides plain accuracy: callables (model, test loader, precision) -> metrics."""
 
-import contextlib
-from collections.abc import Iterator
-
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
-from torch import Tensor, nn
+from torch import nn
 
 from camlib.analysis import (
     attention_overlap,
@@ -22,53 +18,10 @@ from camlib.analysis import (
 from camlib.attention import attention, look
 from camlib.data.loader import Batches
 from camlib.few_shot import FewShot as FewShot
-from camlib.observe import Observed, observe
+from camlib.segmentation import WeakSegmentation as WeakSegmentation
+from camlib.segmentation import segments
 from camlib.target import one_hot
-from camlib.train import evaluate, hits, mixed_precision
-
-
-@contextlib.contextmanager
-def testing(model: nn.Module, loader: Batches) -> Iterator[Observed]:
-    """The model, observed, on the loader's device and in evaluation mode for the length of a `with` block."""
-    observed = (model if isinstance(model, Observed) else observe(model)).to(loader.device)
-    modes = {module: module.training for module in observed.modules()}
-    observed.eval()
-    try:
-        yield observed
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-
-
-def segments(loader: Batches, index: Tensor, size: tuple[int, int]) -> Tensor:
-    """What each pixel of some of a loader's images shows, brought to the size that the net sees them in.
-
-    Right for transforms that keep the whole image, as "whole_299" does, and for images in memory.
-
-    Args:
-        loader: made from a set with segments.
-        index: (n,), which images.
-        size: height and width.
-
-    Returns:
-        uint8 (n, *size): 0 the ground, k + 1 class k, 255 unknown, as everywhere in an image without segments.
-
-    Raises:
-        ValueError: the set has no segments.
-    """
-    source = loader.source
-    if source is None or source.segments is None:
-        raise ValueError("the images have no segments: use a set that has them, as voc2012 or scenes_multi")
-    found = torch.full((len(index), *size), 255, dtype=torch.uint8)
-    for place, n in enumerate(index.tolist()):
-        picture = source.segments[n]
-        if isinstance(picture, Tensor):
-            picture = Image.fromarray(picture.numpy())
-        elif picture is not None:
-            picture = Image.open(picture)
-        if picture is not None:
-            found[place] = torch.from_numpy(np.array(picture.resize(size[::-1], Image.Resampling.NEAREST)))
-    return found
+from camlib.train import evaluate, evaluating, hits, mixed_precision
 
 
 class TenCrop:
@@ -81,7 +34,7 @@ class TenCrop:
 
     def __call__(self, model: nn.Module, loader: Batches, precision: str = "float32") -> dict[str, float]:
         sums = torch.zeros(5, dtype=torch.float64)
-        with testing(model, loader) as observed, torch.no_grad():
+        with evaluating(model, loader) as observed, torch.no_grad():
             for images, target in loader.batches(0):
                 crops = images if images.ndim == 5 else images[:, None]
                 with mixed_precision(loader.device, precision):
@@ -123,7 +76,7 @@ class MultiLabel:
         located = source is not None and source.segments is not None
         classes = source.classes if source else [str(k) for k in range(loader.num_classes)]
         logits, targets, places = [], [], {"energy_inside": [], "pointing_game": [], "iou": []}
-        with testing(model, loader) as observed:
+        with evaluating(model, loader) as observed:
             for index, (images, target) in zip(loader.indices(0), loader.batches(0), strict=True):
                 with mixed_precision(loader.device, precision):
                     out = look(observed, images)
@@ -180,7 +133,7 @@ class Confusion:
     def __call__(self, model: nn.Module, loader: Batches, precision: str = "float32") -> dict[str, float]:
         metrics = evaluate(model, loader, precision)
         logits, targets, overlaps = [], [], []
-        with testing(model, loader) as observed:
+        with evaluating(model, loader) as observed:
             for images, target in loader.batches(0):
                 with mixed_precision(loader.device, precision):
                     out = look(observed, images)

@@ -489,6 +489,19 @@ class _Run:
         )
 
 
+@contextlib.contextmanager
+def evaluating(model: nn.Module, loader: Loader) -> Iterator[Observed]:
+    """The model, observed, on the loader's device and in evaluation mode for the length of a `with` block."""
+    observed = (model if isinstance(model, Observed) else observe(model)).to(loader.device)
+    modes = {module: module.training for module in observed.modules()}
+    observed.eval()
+    try:
+        yield observed
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
 def hits(logits: Tensor, target: Tensor, k: int = 1) -> Tensor:
     """Which of each image's k likeliest classes are right, likeliest first.
 
@@ -522,24 +535,20 @@ def evaluate(model: nn.Module, loader: Loader, precision: str = "float32") -> di
         "spatial_rank" and "first_share" of the last maps (see `camlib.analysis.spatial_rank`).
     """
     rank, world = _place()
-    observed = (model if isinstance(model, Observed) else observe(model)).to(loader.device)
-    modes = {module: module.training for module in observed.modules()}
-    observed.eval()
     sums = torch.zeros(5, dtype=torch.float64)
-    for step, (images, target) in enumerate(loader.batches(0, 0, rank, world)):
-        if len(images) == 0:
-            continue
-        with mixed_precision(loader.device, precision):
-            out = observed(images)
-        logits = out.logits.float()
-        found = hits(logits, target, 5)
-        loss = nn.functional.cross_entropy(logits, target, reduction="sum")
-        sums[:3] += torch.stack([found[:, 0].sum(), found.any(1).sum(), loss]).cpu()
-        if step == 0 and loss.isfinite():
-            patterns = spatial_rank(out.maps[-1])
-            sums[3:] += torch.stack([patterns.effective.sum(), patterns.first_share.sum()]).cpu()
-    for module, mode in modes.items():
-        module.training = mode
+    with evaluating(model, loader) as observed:
+        for step, (images, target) in enumerate(loader.batches(0, 0, rank, world)):
+            if len(images) == 0:
+                continue
+            with mixed_precision(loader.device, precision):
+                out = observed(images)
+            logits = out.logits.float()
+            found = hits(logits, target, 5)
+            loss = nn.functional.cross_entropy(logits, target, reduction="sum")
+            sums[:3] += torch.stack([found[:, 0].sum(), found.any(1).sum(), loss]).cpu()
+            if step == 0 and loss.isfinite():
+                patterns = spatial_rank(out.maps[-1])
+                sums[3:] += torch.stack([patterns.effective.sum(), patterns.first_share.sum()]).cpu()
     if world > 1:
         sums = sums.to(loader.device)
         dist.all_reduce(sums)

@@ -15,7 +15,7 @@ from camlib.data import Loader, load
 from camlib.data.datasets import FileSet
 from camlib.data.stream import StreamLoader
 from camlib.target import one_hot
-from camlib.testing import Confusion, MultiLabel, TenCrop, segments
+from camlib.testing import Confusion, MultiLabel, TenCrop
 from camlib.train import evaluate
 
 
@@ -109,19 +109,6 @@ def test_classes_that_few_images_show_are_left_out(model):
 def picture(path: Path, pixels) -> Path:
     Image.fromarray(np.array(pixels, dtype=np.uint8)).save(path)
     return path
-
-
-def test_segments_come_at_the_size_of_the_images_and_void_where_there_are_none(tmp_path):
-    image = picture(tmp_path / "image.png", np.zeros((4, 6, 3)))
-    segment = picture(tmp_path / "segment.png", [[0, 7], [255, 3]])
-    files = FileSet((image, image), torch.eye(2), ("a", "b"), (segment, None))
-    loader = StreamLoader(files, 2, 2, transform="whole_64")
-    found = segments(loader, torch.tensor([0, 1]), (4, 4))
-    assert found[0].tolist() == [[0, 0, 7, 7], [0, 0, 7, 7], [255, 255, 3, 3], [255, 255, 3, 3]]
-    assert (found[1] == 255).all()
-    loader.source = files._replace(segments=None)
-    with pytest.raises(ValueError, match="no segments"):
-        segments(loader, torch.tensor([0]), (4, 4))
 
 
 class Brightness(nn.Module):

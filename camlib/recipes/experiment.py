@@ -164,8 +164,11 @@ def _quick(experiment: Experiment) -> Experiment:
 
     def fewer(part: Call) -> Call:
         """Scenes has ten classes, so fewer of them can be picked, and a chapter half a minute."""
-        least = {"k": 3, "episodes": 100, "least": 10}
-        return Call(part.name, {n: min(v, least[n]) if n in least else v for n, v in part.arguments.items()})
+        least = {"k": 3, "episodes": 100, "least": 10, "deeplab": 1}
+        arguments = {n: min(v, least[n]) if n in least else v for n, v in part.arguments.items()}
+        if "data" in arguments:
+            arguments["data"] = _EMBEDDED[arguments["data"]]
+        return Call(part.name, arguments)
 
     return replace(
         experiment,

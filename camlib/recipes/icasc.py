@@ -116,7 +116,7 @@ def _table_2() -> Table:
     sets = {
         "voc2012": (
             "VGG-19 with BN, VOC 2012",
-            _voc(MARGIN, "vgg19_bn", (call("WeakSegmentation", deeplab=True, data="voc2012"),)),
+            _voc(MARGIN, "vgg19_bn", (call("WeakSegmentation", deeplab=20, data="voc2012"),)),
             None,
         ),
         "voc_animals": (f"ResNet-20, VOC-animals ({SMALL})", _animals(MARGIN), "icasc-table-8/animals_map/ce"),
