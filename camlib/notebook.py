@@ -97,13 +97,20 @@ class Book:
         Raises:
             KeyError: there is no such table.
         """
+        with_it: dict[str, list[str]] = {}
         for cell in lookup(recipes.TABLES, name, "table").cells.values():
             if cell.experiment is None:
                 print(f"{cell.name}: no command, the paper cites {cell.cited}")
-            elif cell.shared:
-                print(f"{cell.name}: the runs of {cell.shared}")
             else:
-                print(f"python -m camlib run {cell.name} --preset paper --seed 0")
+                with_it.setdefault(cell.runs, []).append(cell.name)
+        for home, names in with_it.items():
+            others = [other for other in names if other != home]
+            if home in names:
+                print(f"python -m camlib run {home} --preset paper --seed 0")
+            else:
+                print(f"{others.pop(0)}: the runs of {home}")
+            if others:
+                print(f"  and with it {', '.join(others)}")
 
     def verdicts(self, name: str, baseline: str | None = None) -> None:
         """Print the verdict on every cell of a table that has paired runs, by each protocol.

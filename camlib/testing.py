@@ -9,10 +9,12 @@ from torch import nn
 from camlib.analysis import (
     attention_overlap,
     confusion,
+    distance_ratio,
     energy_inside,
     expected_calibration_error,
     ks,
     pointing_game,
+    silhouette,
     threshold_iou,
 )
 from camlib.attention import attention, look
@@ -20,8 +22,37 @@ from camlib.data.loader import Batches
 from camlib.few_shot import FewShot as FewShot
 from camlib.segmentation import WeakSegmentation as WeakSegmentation
 from camlib.segmentation import segments
-from camlib.target import one_hot
+from camlib.target import check_single_label, one_hot
 from camlib.train import evaluate, evaluating, hits, mixed_precision
+
+
+class Embedding:
+    """How features group by class: what a t-SNE picture of them claims, as numbers (CC-Loss, its figure).
+
+    Called, it returns what `camlib.train.evaluate` does, and of the pooled features of all test images
+    "distance_ratio" and "silhouette" (see `camlib.analysis`); if the net has a gate, "gate_distance_ratio" of it.
+    Every process tests all images.
+
+    Raises:
+        ValueError: when called, the images show several classes each, or features cannot be grouped.
+    """
+
+    def __call__(self, model: nn.Module, loader: Batches, precision: str = "float32") -> dict[str, float]:
+        features, gates, labels = [], [], []
+        with evaluating(model, loader) as observed, torch.no_grad():
+            for images, target in loader.batches(0):
+                check_single_label(target, "Embedding")
+                with mixed_precision(loader.device, precision):
+                    out = observed(images)
+                features.append(out.pooled.float().cpu())
+                gates.append(None if out.gate is None else out.gate.float().cpu())
+                labels.append(target.argmax(1).cpu())
+        features, labels = torch.cat(features), torch.cat(labels)
+        metrics = evaluate(model, loader, precision)
+        metrics |= {"distance_ratio": distance_ratio(features, labels), "silhouette": silhouette(features, labels)}
+        if gates[0] is not None:
+            metrics["gate_distance_ratio"] = distance_ratio(torch.cat(gates), labels)
+        return metrics
 
 
 class TenCrop:

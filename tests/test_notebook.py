@@ -100,7 +100,7 @@ def test_commands_name_what_to_run_and_why_not(book, capsys):
     book.commands("cam-table-2")
     lines = capsys.readouterr().out.splitlines()
     assert "python -m camlib run cam-table-2/pyramid_both/cam --preset paper --seed 0" in lines
-    assert "cam-table-2/pyramid_both_top5/cam: the runs of cam-table-2/pyramid_both/cam" in lines
+    assert "  and with it cam-table-2/pyramid_both_top5/cam" in lines
     assert "cam-table-2/pyramid_mixup/ce: no command, the paper cites Yun et al. 2019" in lines
     assert len([line for line in lines if "cam-table-2/" in line]) == len(recipes.TABLES["cam-table-2"].cells)
 

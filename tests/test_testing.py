@@ -9,13 +9,13 @@ from PIL import Image
 from torch import nn
 
 from camlib import models, observe
-from camlib.analysis import attention_overlap, confusion, energy_inside, ks
+from camlib.analysis import attention_overlap, confusion, distance_ratio, energy_inside, ks, silhouette
 from camlib.attention import attention
 from camlib.data import Loader, load
 from camlib.data.datasets import FileSet
 from camlib.data.stream import StreamLoader
 from camlib.target import one_hot
-from camlib.testing import Confusion, MultiLabel, TenCrop
+from camlib.testing import Confusion, Embedding, MultiLabel, TenCrop
 from camlib.train import evaluate
 
 
@@ -153,3 +153,22 @@ def test_one_crop_is_its_own_centre(model):
     for name in ("accuracy", "top5_accuracy"):
         assert found[name] == found[f"{name}_centre"] == pytest.approx(plain[name])
     assert found["loss"] == pytest.approx(plain["loss"], rel=1e-5)
+
+
+def test_embedding_measures_pooled_features_and_gates():
+    torch.manual_seed(0)
+    loader = loader_of("scenes")
+    for gate in (False, True):
+        model = models.create("resnet8", 10, gate=gate)
+        found = Embedding()(model, loader)
+        net = observe(model).eval()
+        outs = [net(images) for images, _ in loader.batches(0)]
+        pooled = torch.cat([out.pooled.detach() for out in outs])
+        assert found["distance_ratio"] == pytest.approx(distance_ratio(pooled, loader.source.labels), rel=1e-5)
+        assert found["silhouette"] == pytest.approx(silhouette(pooled, loader.source.labels), rel=1e-4)
+        assert ("gate_distance_ratio" in found) == gate
+        assert found.items() >= evaluate(model, loader).items()
+    gates = torch.cat([out.gate.detach() for out in outs])
+    assert found["gate_distance_ratio"] == pytest.approx(distance_ratio(gates, loader.source.labels), rel=1e-4)
+    with pytest.raises(ValueError, match="Embedding needs one class per image"):
+        Embedding()(model, loader_of("scenes_multi"))

@@ -4,10 +4,10 @@ A cell is named TABLE/ROW/COLUMN, as cam-table-1/resnet56/cam.
 """
 
 from camlib.names import lookup
-from camlib.recipes import cam_loss, cc_loss, icasc
+from camlib.recipes import cam_loss, cc_loss, compare, icasc
 from camlib.recipes.experiment import PRESETS, Call, Cell, Experiment, NotRunnable, Table, call
 
-TABLES = {table.name: table for table in (*cam_loss.tables(), *icasc.tables(), *cc_loss.tables())}
+TABLES = {table.name: table for table in (*cam_loss.tables(), *icasc.tables(), *cc_loss.tables(), *compare.tables())}
 
 
 def cell(name: str) -> Cell:

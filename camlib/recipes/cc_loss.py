@@ -10,6 +10,7 @@ from dataclasses import replace
 from camlib.losses.cc import FORMS
 from camlib.recipes.cam_loss import CE, SMALL, cifar
 from camlib.recipes.experiment import CLASSES, Cell, Experiment, Table, call
+from camlib.recipes.icasc import scenes
 from camlib.train import Recipe
 
 
@@ -41,7 +42,8 @@ def _mnist(net: str, **more) -> Experiment:
 def _mnist_slim(net: str, **more) -> Experiment:
     """Five epochs are enough for nets of this size, and short enough for five seeds of everything."""
     recipe = Recipe(epochs=5, learning_rate=0.05, weight_decay=5e-4, precision="bfloat16", channels_last=True)
-    return Experiment(net, "mnist", recipe=recipe, batch_size=32, augment=(), **more)
+    recipe = replace(recipe, test_every=5)
+    return Experiment(net, "mnist", recipe=recipe, batch_size=32, augment=(), tests=(call("Embedding"),), **more)
 
 
 def _cifar100(net: str, **more) -> Experiment:
@@ -69,6 +71,7 @@ _ROWS = {
     "mnist_resnet18_slim": (f"ResNet-18, slim, MNIST ({SMALL})", _mnist_slim, "resnet18_slim"),
     # CAM-loss' recipe, batch 128 included, so that losses of all papers can be compared on one net.
     "cifar100_resnet20": (f"ResNet-20, CIFAR-100 ({SMALL})", cifar, "resnet20"),
+    "scenes_resnet8": (f"ResNet-8, Scenes ({SMALL})", scenes, "resnet8"),
 }
 
 _PAPER = {  # in the order of _ROWS
@@ -83,7 +86,10 @@ _PAPER = {  # in the order of _ROWS
 }
 
 
-_HOMES = {("cifar100_resnet20", "ce"): "cam-table-1/resnet20/ce"}  # runs that belong to another paper's table
+_HOMES = {  # runs that belong to another paper's table
+    ("cifar100_resnet20", "ce"): "cam-table-1/resnet20/ce",
+    ("scenes_resnet8", "ce"): "icasc-scenes/resnet8/ce",
+}
 
 
 def _home(row: str, arm: str) -> str:
@@ -157,7 +163,7 @@ def _table_3() -> Table:
 def _forms() -> Table:
     """What the poster leaves open: each reading of the loss, on the nets of our own rows."""
     name, cells = "cc-forms", []
-    rows = {row: _ROWS[row][0] for row in ("mnist_vgg8_slim", "mnist_resnet18_slim", "cifar100_resnet20")}
+    rows = {row: _ROWS[row][0] for row in _ROWS if SMALL in _ROWS[row][0]}
     columns = {"gate": _ARMS["gate"][0], "difference": "difference", "ratio": "ratio", "hinge": "hinge, m = 1"}
     for row in rows:
         cells.append(_cell(name, row, "gate", None, _experiment(row, "gate"), _home(row, "gate")))

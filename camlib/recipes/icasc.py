@@ -110,10 +110,14 @@ def _several(terms: dict) -> Experiment:
     return Experiment("resnet8", "scenes_multi", terms, recipe, tests=tests).lasting(12)
 
 
-def _scenes(arm: str) -> Experiment:
+def scenes(net: str = "resnet8", **more) -> Experiment:
+    """Twelve epochs of Scenes, the training in which all methods of the book are compared."""
     recipe = Recipe(epochs=160, weight_decay=5e-4, precision="bfloat16", channels_last=True)
-    terms = {**_ARMS, **_ABLATION}[arm]
-    return Experiment("resnet8", "scenes", terms, recipe, tests=_CONFUSION).lasting(12)
+    return Experiment(net, "scenes", recipe=recipe, tests=_CONFUSION, **more).lasting(12)
+
+
+def _scenes(arm: str) -> Experiment:
+    return scenes(terms={**_ARMS, **_ABLATION}[arm])
 
 
 def _table_2() -> Table:
