@@ -15,7 +15,7 @@ from camlib.names import lookup
 from camlib.provenance import device_name
 from camlib.recipes import TABLES
 
-PACKAGES = ("camlib", "torch", "torchvision", "numpy", "scipy", "pandas", "matplotlib")
+PACKAGES = ("camlib", "torch", "torchvision", "numpy", "scipy", "scikit-learn", "pandas", "matplotlib")
 
 
 class Finding(NamedTuple):

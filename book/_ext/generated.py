@@ -23,8 +23,9 @@ PAPERS = {
         "2-cam-loss",
         {"Eq.": 12, "Table": 7, "Figure": 5, "Algorithm": 1},
     ),
-    "ICASC": ("3-icasc", {"Eq.": 5, "Table": 9}),
-    "CC-Loss": ("4-cc-loss", {}),
+    "ICASC": ("3-icasc", {"Eq.": 6, "Table": 9, "Figure": 10}),
+    # Of CC-Loss a poster is all there is; its tables have no numbers, so they are counted in order.
+    "CC-Loss": ("4-cc-loss", {"Table": 3}),
 }
 KINDS = {
     "Eq": "Eq.",
