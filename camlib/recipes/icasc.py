@@ -25,6 +25,7 @@ _ARMS = {
     "icasc": _with_icasc(),
     "random_confuser": _with_icasc(term="RandomConfuserICASC"),
     "icasc_late": _late(CE),
+    "icasc_unscaled": _with_icasc(scale=False),
 }
 _MULTI_LABEL = {
     "ce": MARGIN,
@@ -42,6 +43,7 @@ _HEADINGS = {
     "icasc": "ICASC, A_ch",
     "random_confuser": "ICASC, A_ch, random confuser",
     "icasc_late": "ICASC, A_ch, second half only",
+    "icasc_unscaled": "ICASC, A_ch, maps not scaled",
     "inner": "with L_AS at the inner layer",
     "inner_consistent": "with L_AS at the inner layer and L_AC",
 }
@@ -400,7 +402,7 @@ def _confusion() -> Table:
 
 def _small_scenes() -> Table:
     name = "icasc-scenes"
-    columns = _columns("ce", "icasc_grad_cam", "icasc", "random_confuser", "icasc_late")
+    columns = _columns("ce", "icasc_grad_cam", "icasc", "random_confuser", "icasc_late", "icasc_unscaled")
     cells = [Cell(name, "resnet8", arm, experiment=_scenes(arm)) for arm in columns]
     title = "ICASC and its control on Scenes: class and ground go together in training, not in the test"
     return _table(name, title, {"resnet8": "ResNet-8"}, columns, cells)
