@@ -201,7 +201,9 @@ def paired_dots(values: pandas.DataFrame, value: str, row: str, arm: str) -> tup
     axis.legend(frameon=False, fontsize=8)
     axis.grid(axis="x", alpha=0.3)
     figure.tight_layout()
-    rows = "; ".join(f"{name}: " + ", ".join(f"{a} {v:.2f}" for a, v in line.items()) for name, line in wide.iterrows())
+    rows = "; ".join(
+        f"{name}: " + ", ".join(f"{a} {v:.2f}" for a, v in line.dropna().items()) for name, line in wide.iterrows()
+    )
     return figure, f"Pairs of dots, {value}. {rows}."
 
 
