@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from camlib.maps import attend, gradient_of_score
+from camlib.maps import attend, gradients_of_score
 from camlib.names import lookup
 from camlib.observe import Observed, Output
 
@@ -36,17 +36,46 @@ def attention(
 
     Source: ICASC, §3.1.
     """
+    return attentions(out, target, (layer,), kind, create_graph)[0]
+
+
+def attentions(
+    out: Output,
+    target: Tensor,
+    layers: tuple[int, ...],
+    kind: str = "channel_weighted",
+    create_graph: bool = False,
+) -> list[Tensor]:
+    """`attention` at several layers, from one backward pass.
+
+    Args:
+        layers: indices of `out.maps`.
+        out, target, kind, create_graph: as in `attention`.
+
+    Returns:
+        For each layer (N, H, W).
+
+    Raises:
+        ValueError, UnknownName: as `attention` does.
+    """
     lookup(KINDS, kind, "kind of attention")
-    if not -len(out.maps) <= layer < len(out.maps):
-        raise ValueError(
-            f"there is no layer {layer}: the model shows {len(out.maps)} of its stages. "
-            "Pass images that leave more of them larger than one cell, or name stages in observe(model, stages=…)"
-        )
-    maps = out.maps[layer]
-    if layer in (-1, len(out.maps) - 1):
-        evenly = gradient_of_score(out.logits, out.pooled, target, create_graph) / maps[0, 0].numel()
-        return attend(kind, evenly[:, :, None, None].expand_as(maps), maps)
-    return attend(kind, gradient_of_score(out.logits, maps, target, create_graph), maps)
+    count = len(out.maps)
+    for layer in layers:
+        if not -count <= layer < count:
+            raise ValueError(
+                f"there is no layer {layer}: the model shows {count} of its stages. "
+                "Pass images that leave more of them larger than one cell, or name stages in observe(model, stages=…)"
+            )
+    last = [layer % count == count - 1 for layer in layers]
+    at = [out.pooled if is_last else out.maps[layer] for layer, is_last in zip(layers, last, strict=True)]
+    found = []
+    gradients = gradients_of_score(out.logits, target, *at, create_graph=create_graph)
+    for layer, is_last, gradient in zip(layers, last, gradients, strict=True):
+        maps = out.maps[layer]
+        if is_last:
+            gradient = (gradient / maps[0, 0].numel())[:, :, None, None].expand_as(maps)
+        found.append(attend(kind, gradient, maps))
+    return found
 
 
 @torch.no_grad()

@@ -102,7 +102,7 @@ def grad_cam(logits: Tensor, maps: Tensor, target: Tensor) -> Tensor:
 
     Source: Selvaraju et al., "Grad-CAM", 2017; allowed in place of CAM by CAM-loss, §3.1.
     """
-    return attend("grad_cam", gradient_of_score(logits, maps, target), maps)
+    return attend("grad_cam", *gradients_of_score(logits, target, maps), maps)
 
 
 def grad_cam_pp(logits: Tensor, maps: Tensor, target: Tensor) -> Tensor:
@@ -131,7 +131,7 @@ def grad_cam_pp(logits: Tensor, maps: Tensor, target: Tensor) -> Tensor:
 
     Source: Chattopadhay et al., "Grad-CAM++", 2018; allowed in place of CAM by CAM-loss, §3.1.
     """
-    return attend("grad_cam_pp", gradient_of_score(logits, maps, target), maps)
+    return attend("grad_cam_pp", *gradients_of_score(logits, target, maps), maps)
 
 
 def channel_weighted(logits: Tensor, maps: Tensor, target: Tensor, create_graph: bool = False) -> Tensor:
@@ -155,7 +155,7 @@ def channel_weighted(logits: Tensor, maps: Tensor, target: Tensor, create_graph:
     Raises:
         ValueError: the shapes do not belong together, or `logits` cannot be differentiated to `maps`.
     """
-    return attend("channel_weighted", gradient_of_score(logits, maps, target, create_graph), maps)
+    return attend("channel_weighted", *gradients_of_score(logits, target, maps, create_graph=create_graph), maps)
 
 
 def attend(kind: str, gradient: Tensor, maps: Tensor) -> Tensor:
@@ -185,26 +185,34 @@ def attend(kind: str, gradient: Tensor, maps: Tensor) -> Tensor:
     return _weighted_sum(channel_weights, maps).relu()
 
 
-def gradient_of_score(logits: Tensor, at: Tensor, target: Tensor, create_graph: bool = False) -> Tensor:
-    """The gradient of Σ(logits · T), the target's score, at a tensor that the logits were computed from.
+def gradients_of_score(logits: Tensor, target: Tensor, *at: Tensor, create_graph: bool = False) -> tuple[Tensor, ...]:
+    """The gradients of Σ(logits · T), the target's score, at tensors that the logits were computed from.
+
+    All of them come from one backward pass.
+
+    Args:
+        logits: (N, K).
+        target: (N, K) rows.
+        *at: the tensors.
+        create_graph: let gradients flow through the results too.
 
     Returns:
-        A tensor of the shape of `at`, in float32 at least; constant unless `create_graph`.
+        For each tensor one of its shape, in float32 at least; constant unless `create_graph`.
 
     Raises:
-        ValueError: the target does not fit the logits, or they cannot be differentiated to `at`.
+        ValueError: the target does not fit the logits, or they cannot be differentiated to a tensor.
     """
     check_target(target, *logits.shape)
-    if not (logits.requires_grad and at.requires_grad):
+    if not (logits.requires_grad and all(tensor.requires_grad for tensor in at)):
         raise ValueError(
             "logits do not depend on maps by gradients: call the model with gradients enabled, "
             "not inside torch.no_grad()"
         )
     score = (logits * target).sum()
-    (gradient,) = torch.autograd.grad(score, at, retain_graph=True, create_graph=create_graph, allow_unused=True)
-    if gradient is None:
+    gradients = torch.autograd.grad(score, at, retain_graph=True, create_graph=create_graph, allow_unused=True)
+    if any(gradient is None for gradient in gradients):
         raise ValueError("logits were not computed from these maps: pass both from one call of the model")
-    return full_precision(gradient)
+    return tuple(map(full_precision, gradients))
 
 
 def full_precision(tensor: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from camlib.attention import KINDS, attention
+from camlib.attention import KINDS, attentions
 from camlib.names import lookup
 from camlib.objective import State
 from camlib.observe import Output
@@ -128,31 +128,25 @@ class ICASC(nn.Module):
         return most_confusing(out.logits, target)
 
     def forward(self, out: Output, target: Tensor, state: State) -> Tensor:
-        maps: dict[int, Tensor] = {}
-
-        def target_map(layer: int) -> Tensor:
-            if layer not in maps:
-                maps[layer] = self._map(out, target, layer)
-            return maps[layer]
-
-        def region(layer: int) -> Tensor:
-            return target_region(target_map(-1), target_map(layer).shape[1:])
-
+        # The last layer in any case, for the target region.
+        layers = tuple(dict.fromkeys([*self.separate, -1, *[-2] * self.consistent]))
+        maps = self._maps(out, target, layers)
         losses = []
         if self.separate:
             confusing = self.confuser(out, target)
-            there_is_one = confusing >= 0
             rows = one_hot(confusing.clamp_min(0), target.shape[1])
-        for layer in self.separate:
-            loss = overlap(target_map(layer), self._map(out, rows, layer), region(layer))
-            losses.append(loss * there_is_one)
+            for layer, other in self._maps(out, rows, self.separate).items():
+                region = target_region(maps[-1], other.shape[1:])
+                losses.append(overlap(maps[layer], other, region) * (confusing >= 0))
         if self.consistent:
-            losses.append(share_outside(target_map(-2), region(-2), self.theta))
+            losses.append(share_outside(maps[-2], target_region(maps[-1], maps[-2].shape[1:]), self.theta))
         return torch.stack(losses).sum(0).mean()
 
-    def _map(self, out: Output, target: Tensor, layer: int) -> Tensor:
-        found = attention(out, target, layer, self.attention, self.create_graph)
-        return found / _or_one(found.amax((1, 2), keepdim=True)) if self.scale else found
+    def _maps(self, out: Output, target: Tensor, layers: tuple[int, ...]) -> dict[int, Tensor]:
+        found = attentions(out, target, layers, self.attention, self.create_graph)
+        if self.scale:
+            found = [grid / _or_one(grid.amax((1, 2), keepdim=True)) for grid in found]
+        return dict(zip(layers, found, strict=True))
 
 
 class AttentionSeparation(ICASC):
