@@ -83,7 +83,7 @@ def minmax(a: Tensor, eps: float = 1e-6) -> Tensor:
 
 
 def grad_cam(logits: Tensor, maps: Tensor, target: Tensor) -> Tensor:
-    """Grad-CAM: ReLU of the maps weighted by the mean gradient of the target's score.
+    """Grad-CAM: ReLU of the maps weighted by the mean gradient of the target's score (ICASC, Eq. 1).
 
     relu(Σ_c mean_xy(∂ Σ(logits · T) / ∂f_c) f_c). The channel weights are constants (no gradient flows
     through them); `maps` stay attached. At the last layer of a net with global average pooling and a

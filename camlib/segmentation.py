@@ -133,7 +133,7 @@ def mean_iou(matrix: Tensor) -> float:
 
 
 class WeakSegmentation:
-    """Test a classifier by what its attention says of every pixel (ICASC, Table 2).
+    """Test a classifier by what its attention says of every pixel (ICASC, Table 2 and ICASC, Figure 8).
 
     Called, it returns mean intersections over union, for each key of `camlib.attention.KINDS`: "seeds_KIND" and
     "refined_KIND", of seeds at the last layer of the test images, made *with the images' true classes given*, and, if

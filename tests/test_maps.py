@@ -96,6 +96,7 @@ def test_gradients_of_caam_and_minmax(maps):
 
 @rows
 def test_grad_cam_at_the_last_layer_is_relu_of_cam_over_its_size(maps, weight, rows):
+    """ICASC, Eq. 1 with ∂Y/∂F = w / Z."""
     maps.requires_grad_()
     target = target_of(rows)
     logits = maps.mean((2, 3)) @ weight.T + 3

@@ -1,6 +1,6 @@
 """Recipes: cells by name, presets, every experiment can be built and recorded.
 
-CAM-loss, Tables 1–7 and CAM-loss, Figure 3.
+CAM-loss, Tables 1–7 and CAM-loss, Figure 3. ICASC, Tables 2–9 and ICASC, Figure 9. CC-Loss, Tables 1–3.
 """
 
 import json
@@ -177,6 +177,21 @@ def test_the_numbers_of_the_other_tables():
         "cam-table-7/a/ccm": 21.46,
         "cam-table-7/d/kd": 27.11,
         "cam-table-7/e/at": 20.22,
+        "icasc-table-2/voc2012_deeplab/grad_cam_pp": 51.70,
+        "icasc-table-3/resnet50/inner_consistent": 85.77,
+        "icasc-table-4/resnet110/icasc": 76.11,
+        "icasc-table-4/preresnet164/ce": 75.63,
+        "icasc-table-5/resnet18_60/icasc": 81.32,
+        "icasc-table-5/vgg19_bn_30_top5/ce": 90.05,
+        "icasc-table-6/resnet18_ten_crop/icasc": 73.04,
+        "icasc-table-6/resnet18_top5/ce": 88.91,
+        "icasc-table-7/resnet101/icasc": 86.5,
+        "icasc-table-7/racnn/ce": 85.3,
+        "icasc-table-8/voc2012_map/icasc": 83.17,
+        "icasc-table-8/voc2012_auc/ce": 97.6,
+        "icasc-table-8/voc2012_sofa/icasc_grad_cam": 64.00,
+        "icasc-table-9/imagenet/icasc_grad_cam": 69.84,
+        "icasc-figure-9/cub200_ks/icasc": 74.0,
         "cc-table-1/mnist_vgg16/focal": 97.64,
         "cc-table-1/mnist_resnet18/a_softmax": 98.32,
         "cc-table-1/cifar100_vgg16/mc": 72.51,
@@ -190,6 +205,20 @@ def test_the_numbers_of_the_other_tables():
         "cc-table-3/cars196_vgg16_batch_64/cc": 90.6,
     }
     assert {name: CELLS[name].paper for name in numbers} == numbers
+
+
+def test_icasc_follows_the_papers_protocol():
+    """ICASC, Table 1 and appendix A: 160 epochs and steps on CIFAR-100, one cosine of 20 epochs on VOC."""
+    cifar = recipes.cell("icasc-table-4/resnet110/icasc").at("paper")
+    assert cifar.terms == CE | {"icasc": (1.0, call("ICASC"))}
+    assert (cifar.recipe.epochs, cifar.recipe.milestones, cifar.recipe.weight_decay) == (160, (81, 122), 5e-4)
+    voc = recipes.cell("icasc-table-8/voc2012_map/icasc").at("paper")
+    assert (voc.batch_size, voc.recipe.epochs, voc.recipe.schedule, voc.recipe.weight_decay) == (16, 20, "cosine", 1e-3)
+    assert voc.terms["ce"] == (1.0, call("MultiLabelSoftMargin"))
+    cub = recipes.cell("icasc-table-7/resnet50/icasc").at("paper")
+    assert (cub.batch_size, cub.recipe.learning_rate, cub.recipe.milestones) == (10, 1e-3, (30, 60))
+    imagenet = recipes.cell("icasc-table-6/resnet18_ten_crop/ce").at("paper")
+    assert (imagenet.batch_size, imagenet.recipe.epochs, imagenet.recipe.milestones) == (256, 90, (30, 60))
 
 
 def test_cc_loss_is_asked_of_a_net_with_a_gate_and_compared_with_the_gate_alone():

@@ -1,4 +1,4 @@
-"""Tests of trained nets: ten crops, several labels, confusion (ICASC, Tables 6 and 8, Figures 9 and 10)."""
+"""Tests of trained nets: ten crops, several labels, confusion (ICASC, Tables 6 and 8, ICASC, Figures 9 and 10)."""
 
 from pathlib import Path
 

@@ -34,7 +34,12 @@ KINDS = {
     "Fig": "Figure",
     "Algorithm": "Algorithm",
 }
-ITEM = r"(Eq|Table|Figure|Fig|Algorithm)s?\.?\s+(\d+)(?:\s*[–-]\s*(\d+))?"
+RANGE = r"\d+(?:\s*[–-]\s*\d+)?"
+# "Eq. 4", "Tables 1–7", "Figures 1, 2 and 10".
+ITEM = (
+    r"(Eq|Table|Figure|Fig|Algorithm)"
+    rf"(?:\.?\s+({RANGE})|s\.?\s+({RANGE}(?:(?:,\s*|\s+and\s+){RANGE})*))"
+)
 NAMED = re.compile(rf"({'|'.join(PAPERS)}),?\s+{ITEM}")
 
 
@@ -44,9 +49,11 @@ def mentions(text, paper=None):
         re.compile(rf"(?:({'|'.join(PAPERS)}),?\s+)?{ITEM}") if paper else NAMED
     )
     for match in pattern.finditer(text):
-        name, kind, first, last = match.groups()
-        for number in range(int(first), int(last or first) + 1):
-            yield (name or paper, KINDS[kind], number), match.start()
+        name, kind, one, several = match.groups()
+        for part in re.findall(RANGE, one or several):
+            first, *last = map(int, re.findall(r"\d+", part))
+            for number in range(first, (last or [first])[0] + 1):
+                yield (name or paper, KINDS[kind], number), match.start()
 
 
 def objects(path):

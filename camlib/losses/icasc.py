@@ -41,7 +41,7 @@ def target_region(last: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def overlap(target_map: Tensor, confuser_map: Tensor, mask: Tensor | float = 1.0) -> Tensor:
-    """How much two attention maps share inside a mask: L_AS of each image (ICASC, Eq. 3).
+    """How much two attention maps share inside a mask: L_AS of each image (ICASC, Eq. 3 and ICASC, Figure 6).
 
     2 Σ_xy min(A, B) · mask / Σ_xy (A + B): 0 if they are disjoint there, 1 if they are the same and the mask is 1,
     and 0 if both are zero everywhere.
@@ -74,7 +74,7 @@ def share_outside(inner: Tensor, mask: Tensor, theta: float = 0.8) -> Tensor:
 
 
 class ICASC(nn.Module):
-    """Attention separation at an inner and the last layer, and consistency between them (ICASC, Eq. 3–6).
+    """Attention separation at an inner and the last layer, and consistency between them (ICASC, Eq. 3–6 and ICASC, Figure 3).
 
     L_AS^in + L_AS^la + L_AC, mean over the batch. With cross-entropy, or `MultiLabelSoftMargin` for several labels,
     it is the paper's whole loss: `Objective(ce=(1.0, CrossEntropy()), icasc=(1.0, ICASC()))`. Inner and last layer

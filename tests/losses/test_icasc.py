@@ -1,4 +1,4 @@
-"""ICASC's losses against the paper's formulas, as loops in float64 (ICASC, Eq. 2–6)."""
+"""ICASC's losses against the paper's formulas, as loops in float64 (ICASC, Eq. 2–6 and ICASC, Figures 3 and 6)."""
 
 import math
 
