@@ -1,4 +1,4 @@
-"""Weak segmentation by loops, on maps of a few cells, and from end to end on Scenes (ICASC, Table 2 and ICASC, Figure 8)."""
+"""Weak segmentation: on maps of a few cells, and from end to end on Scenes (ICASC, Table 2 and ICASC, Figure 8)."""
 
 import numpy as np
 import pytest

@@ -74,7 +74,7 @@ def share_outside(inner: Tensor, mask: Tensor, theta: float = 0.8) -> Tensor:
 
 
 class ICASC(nn.Module):
-    """Attention separation at an inner and the last layer, and consistency between them (ICASC, Eq. 3–6 and ICASC, Figure 3).
+    """Attention separation at two layers, and consistency between them (ICASC, Eq. 3–6 and ICASC, Figure 3).
 
     L_AS^in + L_AS^la + L_AC, mean over the batch. With cross-entropy, or `MultiLabelSoftMargin` for several labels,
     it is the paper's whole loss: `Objective(ce=(1.0, CrossEntropy()), icasc=(1.0, ICASC()))`. Inner and last layer
