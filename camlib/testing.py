@@ -87,7 +87,8 @@ class MultiLabel:
     mean area under the ROC curves of the same classes; "accuracy", the share of images whose likeliest class is
     one of theirs; "loss", the multi-label soft margin. Where the set has segments, it also measures the attention at
     the last layer to each class an image shows, against that class's pixels: "energy_inside", "pointing_game" and
-    "iou" (`threshold_iou`), each a mean over pairs of image and class. Unknown pixels count as outside.
+    "iou" (`threshold_iou`), each a mean over pairs of image and class. Unknown pixels count as outside. The test's
+    transform must keep the whole image, or maps and pixels do not lie on each other.
 
     Every process tests all images.
 
@@ -115,7 +116,7 @@ class MultiLabel:
                         shown = segments(loader, index, images.shape[-2:]).to(loader.device)
                         for k in target.any(0).nonzero().flatten().tolist():
                             masks = shown == k + 1
-                            some = masks.any(2).any(1)
+                            some = masks.any(2).any(1) & (target[:, k] > 0)
                             rows = one_hot(torch.full_like(index, k), loader.num_classes).to(loader.device)
                             maps, masks = attention(out, rows, kind=self.attention)[some].detach(), masks[some]
                             places["energy_inside"].append(energy_inside(maps, masks))

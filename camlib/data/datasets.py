@@ -350,7 +350,7 @@ def _imagenet(root: Path, entry: dict) -> Iterator[tuple[str, Path, str]]:
 
 
 def _caltech256(root: Path, entry: dict) -> Iterator[tuple[str, Path, str]]:
-    folders = sorted((root / "caltech256" / "256_ObjectCategories").iterdir())
+    folders = sorted(path for path in (root / "caltech256" / "256_ObjectCategories").iterdir() if path.is_dir())
     for k, folder in enumerate(folders[: entry["classes"]]):  # the last one is "clutter"
         files = np.array(sorted(folder.glob("*.jpg")), dtype=object)
         order = np.random.Generator(np.random.PCG64([0, k])).random(len(files)).argsort()

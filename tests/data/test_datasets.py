@@ -635,6 +635,7 @@ def test_caltech_256_draws_the_same_test_images_and_nested_training_images(patch
     for folder in ("001.ak47", "002.flag", "003.backpack", "257.clutter"):
         for n in range(90):
             write(root / f"caltech256/256_ObjectCategories/{folder}/{n:04d}.jpg", folder.encode())
+    write(root / "caltech256/256_ObjectCategories/.DS_Store", b"no class")
     sets = {
         name: {split: load(name, split) for split in ("train", "test")} for name in ("caltech256_30", "caltech256_60")
     }
