@@ -13,7 +13,7 @@ from torchvision.models.segmentation import deeplabv3_resnet50
 from torchvision.transforms.v2.functional import rgb_to_grayscale
 
 from camlib.attention import KINDS, attention, look
-from camlib.data.datasets import FileSet, load
+from camlib.data.datasets import DataError, FileSet, load
 from camlib.data.loader import Batches, Loader
 from camlib.data.stream import StreamLoader
 from camlib.observe import Observed
@@ -36,6 +36,7 @@ def segments(loader: Batches, index: Tensor, size: tuple[int, int]) -> Tensor:
 
     Raises:
         ValueError: the set has no segments.
+        DataError: a file cannot be read.
     """
     source = loader.source
     if source is None or source.segments is None:
@@ -43,12 +44,13 @@ def segments(loader: Batches, index: Tensor, size: tuple[int, int]) -> Tensor:
     found = torch.full((len(index), *size), 255, dtype=torch.uint8)
     for place, n in enumerate(index.tolist()):
         picture = source.segments[n]
-        if isinstance(picture, Tensor):
-            picture = Image.fromarray(picture.numpy())
-        elif picture is not None:
-            picture = Image.open(picture)
-        if picture is not None:
-            found[place] = torch.from_numpy(np.array(picture.resize(size[::-1], Image.Resampling.NEAREST)))
+        if picture is None:
+            continue
+        try:
+            image = Image.fromarray(picture.numpy()) if isinstance(picture, Tensor) else Image.open(picture)
+            found[place] = torch.from_numpy(np.array(image.resize(size[::-1], Image.Resampling.NEAREST)))
+        except (OSError, SyntaxError) as error:  # the latter is how PIL calls a damaged PNG
+            raise DataError(f"{picture} cannot be read as an image ({error}): put it there again") from error
     return found
 
 

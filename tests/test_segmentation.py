@@ -9,7 +9,7 @@ from PIL import Image
 from camlib import models, observe, segmentation
 from camlib.attention import KINDS, attention
 from camlib.data import Loader, load
-from camlib.data.datasets import FileSet
+from camlib.data.datasets import DataError, FileSet
 from camlib.data.stream import StreamLoader
 from camlib.segmentation import (
     WeakSegmentation,
@@ -103,6 +103,9 @@ def test_segments_come_at_the_size_of_the_images_and_void_where_there_are_none(t
     found = segments(loader, torch.tensor([0, 1]), (4, 4))
     assert found[0].tolist() == [[0, 0, 7, 7], [0, 0, 7, 7], [255, 255, 3, 3], [255, 255, 3, 3]]
     assert (found[1] == 255).all()
+    segment.write_bytes(segment.read_bytes()[:40])
+    with pytest.raises(DataError, match=r"segment.png cannot be read as an image \(.*\): put it there again"):
+        segments(loader, torch.tensor([0]), (4, 4))
     loader.source = files._replace(segments=None)
     with pytest.raises(ValueError, match="no segments"):
         segments(loader, torch.tensor([0]), (4, 4))
