@@ -146,13 +146,14 @@ class WeakSegmentation:
     Args:
         deeplab: epochs to train DeepLabV3 for, for each kind.
         data: the set whose training images it is trained on.
+        train_images: only the first so many of them, or None for all.
 
     Raises:
         ValueError: when called, the test images have no segments.
     """
 
-    def __init__(self, deeplab: int = 0, data: str | None = None):
-        self.deeplab, self.data = deeplab, data
+    def __init__(self, deeplab: int = 0, data: str | None = None, train_images: int | None = None):
+        self.deeplab, self.data, self.train_images = deeplab, data, train_images
 
     def __call__(self, model: nn.Module, loader: Batches, precision: str = "float32") -> dict[str, float]:
         classes = loader.num_classes
@@ -182,7 +183,7 @@ class WeakSegmentation:
             The net in evaluation mode.
         """
         torch.manual_seed(loader.seed)
-        training = _training_loader(load(self.data, "train"), loader)
+        training = _training_loader(load(self.data, "train", count=self.train_images), loader)
         net = deeplabv3_resnet50(weights=None, weights_backbone=None, num_classes=loader.num_classes + 1, aux_loss=None)
         net.to(loader.device).train()
         optimizer = torch.optim.SGD(net.parameters(), 0.01, momentum=0.9, weight_decay=5e-4)

@@ -167,7 +167,7 @@ def test_deeplab_learns_from_seeds_and_is_told_no_classes(model, loader, monkeyp
 
     small = load("scenes_multi", "train", count=33)  # the last batch is one image, which is left out
     monkeypatch.setattr(segmentation, "deeplabv3_resnet50", build)
-    monkeypatch.setattr(segmentation, "load", lambda name, split: small)
+    monkeypatch.setattr(segmentation, "load", lambda name, split, count: small)
     found = WeakSegmentation(deeplab=2, data="scenes_multi")(model, loader)
     assert set(found) >= {f"deeplab_{kind}" for kind in KINDS}
     assert all(0 <= value <= 1 for value in found.values())

@@ -167,7 +167,7 @@ def _quick(experiment: Experiment) -> Experiment:
         least = {"k": 3, "episodes": 100, "least": 10, "deeplab": 1}
         arguments = {n: min(v, least[n]) if n in least else v for n, v in part.arguments.items()}
         if "data" in arguments:
-            arguments["data"] = _EMBEDDED[arguments["data"]]
+            arguments |= {"data": _EMBEDDED[arguments["data"]], "train_images": 100}
         return Call(part.name, arguments)
 
     return replace(
