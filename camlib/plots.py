@@ -381,12 +381,15 @@ def matrix(grids: Mapping[str, Tensor], *, xlabel: str, ylabel: str, value: str)
     """
     low = min(grid.min().item() for grid in grids.values())
     high = max(grid.max().item() for grid in grids.values())
+    square = all(len(grid) == len(grid.T) for grid in grids.values())
+    width = 3.1 if square else max(3.1, 7 / len(grids))
     figure, axes = pyplot.subplots(
-        1, len(grids), figsize=(3.1 * len(grids) + 0.6, 3.0), squeeze=False, layout="constrained"
+        1, len(grids), figsize=(width * len(grids) + 0.6, 3.0), squeeze=False, layout="constrained"
     )
     texts = []
     for axis, (heading, grid) in zip(axes[0], grids.items(), strict=True):
-        image = axis.imshow(grid.detach().numpy(), cmap="viridis", vmin=low, vmax=high)
+        aspect = "equal" if square else "auto"
+        image = axis.imshow(grid.detach().numpy(), cmap="viridis", vmin=low, vmax=high, aspect=aspect)
         axis.set(xlabel=xlabel)
         axis.set_title(heading, fontsize=9)
         texts.append(f"{heading}: {grid.min():.3g} to {grid.max():.3g}, mean {grid.mean():.3g}")
