@@ -10,6 +10,7 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -391,6 +392,8 @@ def matrix(grids: Mapping[str, Tensor], *, xlabel: str, ylabel: str, value: str)
         aspect = "equal" if square else "auto"
         image = axis.imshow(grid.detach().numpy(), cmap="viridis", vmin=low, vmax=high, aspect=aspect)
         axis.set(xlabel=xlabel)
+        for along in (axis.xaxis, axis.yaxis):
+            along.set_major_locator(MaxNLocator(6, integer=True))
         axis.set_title(heading, fontsize=9)
         texts.append(f"{heading}: {grid.min():.3g} to {grid.max():.3g}, mean {grid.mean():.3g}")
     axes[0, 0].set(ylabel=ylabel)

@@ -136,6 +136,7 @@ def test_matrix_shows_all_on_one_scale():
     figure, alt = plots.matrix(grids, xlabel="image", ylabel="row", value="distance of gates")
     before, after, bar = figure.axes
     assert before.images[0].get_array().tolist() == grids["before"].tolist()
+    assert all(tick == int(tick) for tick in before.get_xticks())  # there is no row 0.5
     assert before.images[0].get_clim() == after.images[0].get_clim() == (0, 5)
     assert (before.get_xlabel(), before.get_ylabel(), bar.get_ylabel()) == ("image", "row", "distance of gates")
     assert "before: 0 to 2, mean 1; after: 1 to 5, mean 3" in alt

@@ -32,7 +32,7 @@ _ROWS = {"scenes_resnet8": "ResNet-8, Scenes", "cifar100_resnet20": "ResNet-20, 
 
 
 def tables() -> tuple[Table, ...]:
-    """The table of the side-by-side chapter, and one for each other number that its runs give."""
+    """The table of the side-by-side chapter."""
     everything = {}
     for table in (*cam_loss.tables(), *icasc.tables(), *cc_loss.tables()):
         everything |= table.cells
