@@ -195,11 +195,12 @@ def paired_dots(values: pandas.DataFrame, value: str, row: str, arm: str) -> tup
     wide = wide.loc[list(dict.fromkeys(values[row])), list(dict.fromkeys(values[arm]))]
     figure, axis = pyplot.subplots(figsize=(6.2, 0.34 * len(wide) + 1.2))
     axis.hlines(range(len(wide)), wide.min(axis=1), wide.max(axis=1), color="0.75", zorder=1)
-    for colour, marker, name in zip(COLOURS, "os^D", wide.columns, strict=False):
+    for k, name in enumerate(wide.columns):
+        colour, marker = COLOURS[k % len(COLOURS)], MARKERS[k % len(MARKERS)]
         axis.scatter(wide[name], range(len(wide)), color=colour, marker=marker, s=34, label=name, zorder=2)
     axis.set(xlabel=value, ylim=(len(wide) - 0.5, -0.5))
     axis.set_yticks(range(len(wide)), wide.index)
-    axis.legend(frameon=False, fontsize=8)
+    _legend(axis) if len(wide.columns) > 4 else axis.legend(frameon=False, fontsize=8)
     axis.grid(axis="x", alpha=0.3)
     figure.tight_layout()
     rows = "; ".join(

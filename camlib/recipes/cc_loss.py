@@ -112,9 +112,10 @@ def _table(name: str, title: str, rows: dict[str, str], columns: dict[str, str],
 
 def _comparison(name: str, title: str, columns: tuple[str, ...]) -> Table:
     cells = []
-    for arm in columns:
-        numbers = dict(zip(_ROWS, _PAPER[arm], strict=False))  # ours have none
-        cells += [_cell(name, row, arm, numbers.get(row), _experiment(row, arm), _home(row, arm)) for row in _ROWS]
+    paper = {arm: dict(zip(_ROWS, _PAPER[arm], strict=False)) for arm in columns}  # ours have none
+    for row in _ROWS:
+        for arm in columns:
+            cells.append(_cell(name, row, arm, paper[arm].get(row), _experiment(row, arm), _home(row, arm)))
     rows = {row: heading for row, (heading, *_) in _ROWS.items()}
     return _table(name, title, rows, {arm: _ARMS[arm][0] for arm in columns}, cells)
 
