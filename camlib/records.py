@@ -437,8 +437,8 @@ def verdicts(
         folder: of the records, `data/records` by default.
 
     Returns:
-        A frame with one line per cell outside the baseline's column: row and column (names), claim (the
-        paper's gain in points, NaN if it reports none), and the fields of `Verdict`.
+        A frame with one line per cell outside the baseline's column whose row has a baseline: row and column
+        (names), claim (the paper's gain in points, NaN if it reports none), and the fields of `Verdict`.
 
     Raises:
         RecordError: as `results`.
@@ -450,8 +450,8 @@ def verdicts(
     runs = results(table, folder)
     lines = []
     for cell in entry.cells.values():
-        if cell.column != baseline_column:
-            baseline = entry.cells[f"{table}/{cell.row}/{baseline_column}"]
+        baseline = entry.cells.get(f"{table}/{cell.row}/{baseline_column}")
+        if baseline and cell is not baseline:
             claim = _claim(baseline, cell, entry.unit)
             arms = (_by_seed(runs, arm, preset) for arm in (baseline, cell))
             judged = verdict(*arms, claim, unit=entry.unit, preset=preset)

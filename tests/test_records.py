@@ -434,3 +434,8 @@ def test_verdicts_against_another_baseline(tmp_path):
 def as_line(record):
     line = json.loads(json.dumps(record.__dict__))
     return line | line.pop("about")
+
+
+def test_a_row_without_the_baseline_has_no_verdict(tmp_path):
+    frame = records.verdicts("icasc-table-4", baseline_column="random_confuser", folder=tmp_path)
+    assert set(frame["row"]) == {"resnet110", "resnet20"}  # the only rows with that control

@@ -1,4 +1,4 @@
-"""Page content that would go stale if typed: the paper map, the API reference, the status of the notebooks.
+"""Page content that would go stale if typed: claims and verdicts, paper map, API reference, status of the notebooks.
 
 A page asks for it with a line `<!-- generated: NAME -->`, which is replaced before the page is parsed.
 """
@@ -14,6 +14,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 import nbformat
+
+from camlib import recipes
+from camlib.claims import CLAIMS, ledger
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -224,7 +227,98 @@ def status(srcdir):
     return "\n".join(lines)
 
 
-GENERATORS = {"paper-map": paper_map, "reference": reference, "status": status}
+# In the order in which the ledger counts them.
+FINDINGS = (
+    "reproduced",
+    "supports",
+    "effect seen",
+    "within noise",
+    "undecided",
+    "not reproduced",
+    "contradicts",
+    "effect not seen",
+    "too few seeds",
+    "not run",
+)
+
+
+def claims(srcdir):
+    found = ledger()
+    lines = ["## All claims", ""]
+    for paper in PAPERS:
+        indices = [i for i, claim in enumerate(CLAIMS) if claim.paper == paper]
+        mine = found[found["claim"].isin(indices)]
+        lines += [
+            f"### {paper}",
+            "",
+            f"{len(indices)} claims, {len(mine)} comparisons: {counted(mine)}.",
+            "",
+            "| Claim | In the paper | What was found |",
+            "|---|---|---|",
+        ]
+        for index in indices:
+            claim = CLAIMS[index]
+            link = f"[{claim.text}](../{claim.chapter}.ipynb)"
+            of_claim = mine[mine["claim"] == index]
+            summary = (
+                counted(of_claim)
+                if claim.tables
+                else "measured in the chapter; no record decides it"
+            )
+            lines.append(f"| {link} | {claim.item} | {summary} |")
+        lines.append("")
+    waiting = (found["n"] == 0).sum()
+    lines += [
+        "## Every comparison that has been run",
+        "",
+        f"{waiting} others have not been run; the chapters give their commands.",
+        "",
+    ]
+    for paper in PAPERS:
+        indices = [i for i, claim in enumerate(CLAIMS) if claim.paper == paper]
+        ran = found[found["claim"].isin(indices) & (found["n"] > 0)]
+        lines += [
+            f"### {paper}: runs",
+            "",
+            "| In the paper | Row | Arms | Paper's gain | Ours (pairs) | Finding |",
+            "|---|---|---|---:|---:|---|",
+        ]
+        for line in ran.itertuples():
+            table = recipes.TABLES[line.table]
+            arms = f"{table.columns[line.method]} against {table.columns[line.baseline]}"
+            ours = points(line.difference)
+            if line.half_width == line.half_width and line.n >= 5:
+                ours += f" ± {line.half_width:.2f}"
+            cells = (
+                CLAIMS[line.claim].item,
+                table.rows[line.row],
+                arms if line.preset == "paper" else f"{arms} ({line.preset})",
+                points(line.claimed) if line.claimed == line.claimed else "–",
+                f"{ours} ({line.n})",
+                line.finding,
+            )
+            lines.append("| " + " | ".join(cells) + " |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def counted(comparisons):
+    counts = comparisons["finding"].value_counts()
+    return ", ".join(
+        f"{counts[name]} {name}" for name in FINDINGS if name in counts
+    )
+
+
+def points(gain):
+    return f"{gain:+.2f}".replace("-", "−")
+
+
+GENERATORS = {
+    "claims": claims,
+    "paper-map": paper_map,
+    "reference": reference,
+    "status": status,
+}
 
 
 def fill(app, docname, content):

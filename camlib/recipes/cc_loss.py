@@ -107,7 +107,7 @@ def _experiment(row: str, arm: str, **more) -> Experiment:
 
 
 def _table(name: str, title: str, rows: dict[str, str], columns: dict[str, str], cells: list[Cell], **more) -> Table:
-    return Table(name, title, rows, columns, {cell.name: cell for cell in cells}, unit="accuracy %", **more)
+    return Table(name, title, rows, columns, {cell.name: cell for cell in cells}, **{"unit": "accuracy %"} | more)
 
 
 def _comparison(name: str, title: str, columns: tuple[str, ...]) -> Table:
@@ -175,6 +175,19 @@ def _forms() -> Table:
     return _table(name, "CC-Loss by each reading of its formula, accuracy", rows, columns, cells, baseline="gate")
 
 
+def _figure() -> Table:
+    """What the picture of the features claims, as a number of the runs of Table 2."""
+    name, columns = "cc-figure", ("ce", "gate", "cc")
+    rows = {row: _ROWS[row][0] for row in ("mnist_vgg8_slim", "mnist_resnet18_slim")}
+    cells = [
+        Cell(name, row, arm, experiment=_experiment(row, arm), shared=_home(row, arm), metric="silhouette")
+        for row in rows
+        for arm in columns
+    ]
+    title = "CC-Loss, its t-SNE figure: silhouette of the features by class, times 100"
+    return _table(name, title, rows, {arm: _ARMS[arm][0] for arm in columns}, cells, unit="score %")
+
+
 def tables() -> tuple[Table, ...]:
     """Every table that CC-Loss' chapters read, in the paper's order."""
     return (
@@ -186,4 +199,5 @@ def tables() -> tuple[Table, ...]:
         _comparison("cc-table-2", "CC-Loss, Table 2: the gate, accuracy", ("ce", "gate", "cc")),
         _table_3(),
         _forms(),
+        _figure(),
     )

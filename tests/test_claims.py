@@ -1,0 +1,108 @@
+"""The ledger: every claim has runs to judge it or says that it has none, and findings follow the rule of verdicts."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import samples
+
+from camlib import claims, recipes, records
+from camlib.claims import CLAIMS, Claim, ledger
+
+BOOK = Path(__file__).parents[1] / "book"
+
+
+def fill(folder, cell, values, metric="accuracy", preset="paper"):
+    table, row, column = cell.split("/")
+    for seed, value in enumerate(values):
+        run = samples.record(value, seed=seed, table=table, row=row, column=column, preset=preset)
+        run = replace(run, metrics=run.metrics | {metric: value})
+        assert records.append(run, folder)
+
+
+def find(frame, table, row, method, baseline="ce", preset="paper"):
+    lines = frame.query("table == @table and row == @row and method == @method and baseline == @baseline")
+    return lines[lines["preset"] == preset]
+
+
+@pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: f"{claim.paper}, {claim.item}: {claim.text[:30]}")
+def test_a_claim_names_what_exists(claim):
+    assert any((BOOK / f"{claim.chapter}{ending}").is_file() for ending in (".ipynb", ".md"))
+    tables = [recipes.TABLES[name] for name in claim.tables]
+    if tables:
+        assert {*claim.methods, *claim.baselines} <= {column for table in tables for column in table.columns}
+    for table in tables:
+        assert set(claim.metrics) <= {cell.metric for cell in table.cells.values()}
+    assert bool(claim.tables) == bool(claim.methods)
+
+
+def test_every_numbered_table_of_the_papers_is_in_the_ledger():
+    judged = {name for claim in CLAIMS for name in claim.tables}
+    assert {name for name in recipes.TABLES if "-table-" in name} <= judged
+
+
+def test_without_records_nothing_has_been_found(tmp_path):
+    frame = ledger(tmp_path)
+    assert set(frame["finding"]) == {"not run"}
+    assert set(frame["preset"]) == {"paper"}
+    assert set(frame["claim"]) == {i for i, claim in enumerate(CLAIMS) if claim.tables}
+
+
+def test_a_papers_own_row_is_judged_by_its_number(tmp_path):
+    # CAM-loss, Table 1, ResNet-56: 28.80 and 27.34 % error.
+    fill(tmp_path, "cam-table-1/resnet56/ce", [0.710, 0.712, 0.714, 0.711, 0.713])
+    fill(tmp_path, "cam-table-1/resnet56/cam", [0.724, 0.726, 0.730, 0.726, 0.727])
+    (line,) = find(ledger(tmp_path), "cam-table-1", "resnet56", "cam").itertuples()
+    assert (line.finding, line.n, line.claimed) == ("reproduced", 5, pytest.approx(1.46))
+    assert line.difference == pytest.approx(1.46, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("gains", "finding"),
+    [
+        ([0.01, 0.02, 0.01, 0.02, 0.01], "supports"),
+        ([-0.01, -0.02, -0.01, -0.02, -0.01], "contradicts"),
+        ([0.01, -0.02, 0.01, -0.02, 0.02], "undecided"),
+        ([0.01, 0.02, 0.01, 0.02], "too few seeds"),
+    ],
+)
+def test_a_row_of_our_own_supports_or_contradicts(tmp_path, gains, finding):
+    fill(tmp_path, "icasc-scenes/resnet8/ce", [0.8] * len(gains))
+    fill(tmp_path, "icasc-scenes/resnet8/icasc", [0.8 + gain for gain in gains])
+    (line,) = find(ledger(tmp_path), "icasc-scenes", "resnet8", "icasc").itertuples()
+    assert line.finding == finding
+    assert math.isnan(line.claimed)
+
+
+def test_where_less_is_claimed_less_supports(tmp_path, monkeypatch):
+    fill(tmp_path, "icasc-scenes/resnet8/ce", [0.8, 0.7, 0.8, 0.7, 0.8], "top5_overlap")
+    fill(tmp_path, "icasc-scenes/resnet8/icasc", [0.5, 0.4, 0.6, 0.4, 0.5], "top5_overlap")
+    overlap = next(claim for claim in CLAIMS if claim.falls)
+    (line,) = find(ledger(tmp_path), "icasc-figure-9", "scenes_top5_overlap", "icasc").itertuples()
+    assert line.finding == "supports"
+    monkeypatch.setattr(claims, "CLAIMS", (overlap._replace(falls=False),))
+    (line,) = find(ledger(tmp_path), "icasc-figure-9", "scenes_top5_overlap", "icasc").itertuples()
+    assert line.finding == "contradicts"
+
+
+def test_only_cells_with_the_metric_of_the_claim_are_looked_at(tmp_path):
+    frame = ledger(tmp_path)
+    by_claim = {CLAIMS[i].metrics: set(part["row"]) for i, part in frame.groupby("claim")}
+    assert all(row.endswith("_top5_overlap") for row in by_claim["top5_overlap",])
+    assert all(row.endswith(("_ks", "_ks_pair")) for row in by_claim["ks", "ks_pair"])
+
+
+def test_short_runs_have_a_line_of_their_own(tmp_path):
+    fill(tmp_path, "cam-table-1/resnet20/ce", [0.6, 0.6], preset="short")
+    fill(tmp_path, "cam-table-1/resnet20/cam", [0.7, 0.7], preset="short")
+    frame = ledger(tmp_path)
+    (line,) = find(frame, "cam-table-1", "resnet20", "cam", preset="short").itertuples()
+    assert (line.n, line.finding) == (2, "too few seeds")
+    (line,) = find(frame, "cam-table-1", "resnet20", "cam").itertuples()
+    assert (line.n, line.finding) == (0, "not run")
+
+
+def test_a_claim_without_tables_has_no_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(claims, "CLAIMS", (Claim("CAM-loss", "abstract", "It is cheap.", "index"),))
+    assert ledger(tmp_path).empty
