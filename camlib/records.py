@@ -224,7 +224,7 @@ def results(table: str, folder: Path | None = None) -> pd.DataFrame:
         runs = runs.sort_values("finished_at", kind="stable").drop_duplicates(["preset", "seed"], keep="last")
         for preset, group in runs.groupby("preset"):
             _check_alike(group, f"{path_of(home, folder)}: {cell.runs} at preset {preset}")
-        for run in runs.itertuples():
+        for run in runs[["preset", "seed", "metrics"]].itertuples():
             if cell.metric not in run.metrics:
                 continue  # made before there was this test
             value = in_unit(run.metrics[cell.metric], entry.unit)
