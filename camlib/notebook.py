@@ -180,7 +180,7 @@ class Book:
             return
         try:
             torch.testing.assert_close(
-                torch.as_tensor(answer).double(), torch.as_tensor(expected()).double(), rtol=1e-3, atol=1e-3
+                torch.as_tensor(answer).double(), torch.as_tensor(expected()).double(), rtol=5e-3, atol=1e-3
             )
         except AssertionError:
             print(f"Not yet. Hint: {hint}")

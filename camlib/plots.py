@@ -366,7 +366,7 @@ def scatter_classes(points: Mapping[str, Tensor], labels: Tensor, classes: Seque
     for handle in legend.legend_handles:
         handle.set(sizes=[30], alpha=1)
     alt = (
-        f"Scatter plots of {len(labels)} points, coloured by class ({', '.join(classes)}): {', '.join(points)}. "
+        f"Scatter plots of {len(labels)} points, one colour each for {', '.join(classes)}: {', '.join(points)}. "
         "The axes have no units."
     )
     return figure, alt

@@ -127,7 +127,7 @@ def test_scatter_classes_tells_classes_apart_by_colour_and_marker():
         assert len(looks) == 12, "classes 0 and 10 share a colour, but not a marker"
         assert (axis.get_xticks().tolist(), axis.get_yticks().tolist()) == ([], [])
     assert [text.get_text() for text in figure.legends[0].get_texts()] == names
-    assert "24 points, coloured by class (class 0, class 1," in alt
+    assert "24 points, one colour each for class 0, class 1," in alt
     assert "no units" in alt
 
 

@@ -251,7 +251,7 @@ def claims(srcdir):
         lines += [
             f"### {paper}",
             "",
-            f"{len(indices)} claims, {len(mine)} comparisons: {counted(mine)}.",
+            f"{len(indices)} claims, {len(mine)} comparisons: {counted(mine)}. Behind those that have been run stand {pairs_of_arms(mine)} pairs of arms.",
             "",
             "| Claim | In the paper | What was found |",
             "|---|---|---|",
@@ -300,6 +300,20 @@ def claims(srcdir):
             lines.append("| " + " | ".join(cells) + " |")
         lines.append("")
     return "\n".join(lines)
+
+
+def pairs_of_arms(comparisons):
+    """How many different pairs of cells have been run: tables share them."""
+    ran = comparisons[comparisons["n"] > 0]
+    pairs = set()
+    for line in ran.itertuples():
+        cells = recipes.TABLES[line.table].cells
+        names = (
+            f"{line.table}/{line.row}/{arm}"
+            for arm in (line.method, line.baseline)
+        )
+        pairs.add((line.preset, *(cells[name].runs for name in names)))
+    return len(pairs)
 
 
 def counted(comparisons):

@@ -27,7 +27,7 @@ def target_region(last: Tensor, size: tuple[int, int]) -> Tensor:
     σ(100 (A - 0.55 max A)) for the target's attention A at the last layer, resized bilinearly, held constant.
 
     Args:
-        last: (N, H, W), not negative; scaled to a maximum of 1, or the mask is about 1/2 everywhere.
+        last: (N, H, W), not negative; scaled to a maximum of 1, or the mask is about 1/2 where attention is small.
         size: of the maps that it will cover.
 
     Returns:
@@ -92,7 +92,7 @@ class ICASC(nn.Module):
         consistent: whether to take L_AC.
         theta: of Eq. 5.
         scale: divide every map by its own maximum first. The paper does not say so, but on maps as they are the mask
-            is about 1/2 everywhere, and shrinking the confusing class's map is enough to bring L_AS to 0.
+            is about 1/2 where attention is small, and shrinking the confusing class's map brings L_AS to 0.
         create_graph: let gradients flow through the channel weights too, at the price of derivatives of second
             order. The paper avoids them.
 
