@@ -8,7 +8,7 @@ import fcntl
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -277,10 +277,10 @@ def table(name: str, preset: str = "paper", folder: Path | None = None) -> pd.Da
     """
     entry = lookup(recipes.TABLES, name, "table")
     lookup(recipes.PRESETS, preset, "preset")
-    runs = results(name, folder)
     lines = []
+    values_of = _by_seed(results(name, folder), preset)
     for cell in entry.cells.values():
-        values = _by_seed(runs, cell, preset)
+        values = values_of(cell)
         lines.append(
             {
                 "row": cell.row,
@@ -295,9 +295,14 @@ def table(name: str, preset: str = "paper", folder: Path | None = None) -> pd.Da
     return pd.DataFrame(lines)
 
 
-def _by_seed(runs: pd.DataFrame, cell: recipes.Cell, preset: str) -> pd.Series:
-    mine = (runs["row"] == cell.row) & (runs["column"] == cell.column) & (runs["preset"] == preset)
-    return runs[mine].set_index("seed")["value"].astype(float)
+def _by_seed(runs: pd.DataFrame, preset: str) -> Callable[[recipes.Cell], pd.Series]:
+    """Which values a cell has, by seed."""
+    found = {
+        at: part.set_index("seed")["value"].astype(float)
+        for at, part in runs[runs["preset"] == preset].groupby(["row", "column"])
+    }
+    none = pd.Series(dtype=float)
+    return lambda cell: found.get((cell.row, cell.column), none)
 
 
 def _text(values: pd.Series) -> str:
@@ -447,14 +452,13 @@ def verdicts(
     entry = lookup(recipes.TABLES, table, "table")
     baseline_column = baseline_column or entry.baseline
     lookup(entry.columns, baseline_column, "column")
-    runs = results(table, folder)
+    values_of = _by_seed(results(table, folder), preset)
     lines = []
     for cell in entry.cells.values():
         baseline = entry.cells.get(f"{table}/{cell.row}/{baseline_column}")
         if baseline and cell is not baseline:
             claim = _claim(baseline, cell, entry.unit)
-            arms = (_by_seed(runs, arm, preset) for arm in (baseline, cell))
-            judged = verdict(*arms, claim, unit=entry.unit, preset=preset)
+            judged = verdict(values_of(baseline), values_of(cell), claim, unit=entry.unit, preset=preset)
             lines.append({"row": cell.row, "column": cell.column, "claim": claim, **judged._asdict()})
     return pd.DataFrame(lines).astype({"claim": float})
 
