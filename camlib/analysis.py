@@ -209,7 +209,8 @@ def expected_calibration_error(logits: Tensor, target: Tensor, bins: int = 15) -
         0 … 1.
 
     Raises:
-        ValueError: the target does not fit the logits, a row names several classes, or there are no images.
+        ValueError: the target does not fit the logits, a row names several classes, there are no images or no bins,
+            or logits are not finite.
 
     Source: Guo et al., "On calibration of modern neural networks", 2017.
     """
@@ -217,6 +218,10 @@ def expected_calibration_error(logits: Tensor, target: Tensor, bins: int = 15) -
     check_single_label(target, "expected_calibration_error")
     if not len(logits):
         raise ValueError(f"logits have shape {tuple(logits.shape)}: no images")
+    if bins < 1:
+        raise ValueError(f"bins is {bins}, expected at least 1")
+    if not logits.isfinite().all():
+        raise ValueError("logits hold numbers that are not finite: test a net whose training has not diverged")
     confidence, answer = logits.detach().double().softmax(1).max(1)
     excess = confidence - (answer == target.argmax(1)).double()
     at = (confidence * bins).ceil().long() - 1
@@ -290,7 +295,8 @@ def tsne(features: Tensor, seed: int, perplexity: float = 30, progress: bool = F
         (N, 2), float32, on the CPU.
 
     Raises:
-        ValueError: the features have no such shape or are all equal, or the perplexity is not between 0 and N.
+        ValueError: the features have no such shape, are not finite or are all equal, or the perplexity is not
+            between 0 and N.
 
     Source: van der Maaten and Hinton, "Visualizing data using t-SNE", 2008.
     """
@@ -301,11 +307,16 @@ def tsne(features: Tensor, seed: int, perplexity: float = 30, progress: bool = F
             f"perplexity is {perplexity} but there are {len(features)} samples: "
             "pass a positive perplexity below their number, or more samples"
         )
+    _check_finite(features)
     if (features == features[0]).all():
         raise ValueError(f"all {len(features)} rows of the features are equal: there is nothing to tell them apart by")
-    values = features.detach().float().cpu().numpy()
+    values = features.detach().double().cpu()
+    values = values - values.mean(0)
     if features.shape[1] > 50:
-        values = PCA(min(50, len(values)), random_state=seed).fit_transform(values)
+        components = PCA(min(50, len(values)), random_state=seed).fit_transform(values.numpy())
+        values = torch.from_numpy(components)
+    # t-SNE looks at how distances compare. Brought to one size they keep clear of what single precision can hold.
+    values = (values / values.abs().max()).float().numpy()
     method = TSNE(
         perplexity=perplexity,
         init="pca",
@@ -328,10 +339,12 @@ def distance_ratio(features: Tensor, labels: Tensor) -> float:
         labels: integers (N,).
 
     Raises:
-        ValueError: the shapes do not belong together, there is one class alone, or no class has two images.
+        ValueError: the shapes do not belong together, features are not finite, there is one class alone, or no class
+            has two images.
     """
     _check_groups(features, labels)
     features = features.detach().double()
+    features = features - features.mean(0)  # cdist goes by way of products, which round with the length of the rows
     same_sum = other_sum = same_pairs = other_pairs = 0.0
     for start in range(0, len(features), 1024):
         stop = start + 1024
@@ -359,7 +372,8 @@ def silhouette(features: Tensor, labels: Tensor) -> float:
         -1 … 1: 1 if every class is one point, around 0 if classes overlap.
 
     Raises:
-        ValueError: the shapes do not belong together, there is one class alone, or no class has two images.
+        ValueError: the shapes do not belong together, features are not finite, there is one class alone, or no class
+            has two images.
 
     Source: Rousseeuw, "Silhouettes", 1987.
     """
@@ -436,6 +450,13 @@ def _check_labels(features: Tensor, labels: Tensor) -> None:
             f"features have shape {tuple(features.shape)} and labels {tuple(labels.shape)}, "
             "expected (N, D) and (N,) of one N > 0"
         )
+    _check_finite(features)
+
+
+def _check_finite(features: Tensor) -> None:
+    if not features.isfinite().all():
+        row = int((~features.isfinite()).any(1).nonzero()[0])
+        raise ValueError(f"row {row} of the features is not finite: test a net whose training has not diverged")
 
 
 def _check_classes(features: Tensor, labels: Tensor) -> None:

@@ -1,5 +1,7 @@
 """CC-Loss: channel attention is alike within a class and differs between classes; and losses it is compared with."""
 
+import math
+
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -48,8 +50,8 @@ class CCLoss(nn.Module):
         super().__init__()
         if form not in FORMS:
             raise ValueError(f"form is {form!r}, expected one of {', '.join(map(repr, FORMS))}")
-        if margin <= 0:
-            raise ValueError(f"margin is {margin}, expected more than 0")
+        if not 0 < margin < math.inf:
+            raise ValueError(f"margin is {margin}, expected a finite number above 0")
         self.form, self.margin = form, margin
 
     def extra_repr(self) -> str:
@@ -79,10 +81,10 @@ class CCLoss(nn.Module):
 
 def _distances(vectors: Tensor) -> Tensor:
     """Euclidean distances (N, N) between the rows of (N, C), of which no tensor (N, N, C) is made."""
-    with torch.autocast(vectors.device.type, enabled=False):
-        # From 26 rows on cdist goes by way of products, whose rounding grows with the length of the rows.
-        vectors = vectors - vectors.mean(0).detach()
-        return torch.cdist(vectors, vectors)
+    # From 26 rows on cdist goes by way of products, whose rounding in single precision is larger than the distances
+    # within a class that CC-Loss has brought together, and its gradient is then mostly noise.
+    wide = vectors.double()
+    return torch.cdist(wide, wide).to(vectors.dtype)
 
 
 def _mean(values: Tensor, chosen: Tensor) -> Tensor:

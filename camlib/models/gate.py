@@ -14,10 +14,15 @@ class ChannelAttention(nn.Module):
     Args:
         channels: C.
         reduction: C is divided by it for the layer in between, which has at least one unit.
+
+    Raises:
+        ValueError: the reduction is below 1.
     """
 
     def __init__(self, channels: int, reduction: int = 16):
         super().__init__()
+        if reduction < 1:
+            raise ValueError(f"reduction is {reduction}, expected at least 1")
         inner = max(channels // reduction, 1)
         self.squeeze = nn.Linear(channels, inner)
         self.relu = nn.ReLU(inplace=True)
@@ -41,12 +46,17 @@ class Gate(nn.Module):
     `model.avgpool = nn.Sequential(Gate(2048), model.avgpool)` does for torchvision's ResNet-50. `camlib.observe` finds
     it there: `Output.gate` is v then, and `Output.maps[-1]` is f · v, what is pooled.
 
+    Under automatic mixed precision the product has the precision of the attention, that of the weights.
+
     CC-Loss says no more of the module than its name. Squeeze and excitation with a reduction of 16, once, after the
     last stage, is our reading.
 
     Args:
         channels: C, of the maps.
         reduction: as in `ChannelAttention`.
+
+    Raises:
+        ValueError: the reduction is below 1.
 
     Source: Hu et al., "Squeeze-and-excitation networks", 2018.
     """

@@ -150,7 +150,9 @@ def test_rows_of_several_classes_are_refused(make, rows):
     ("make", "message"),
     [
         (lambda: CCLoss("triplet"), "form is 'triplet', expected one of 'difference', 'ratio', 'hinge'"),
-        (lambda: CCLoss("hinge", 0.0), r"margin is 0\.0, expected more than 0"),
+        (lambda: CCLoss("hinge", 0.0), r"margin is 0\.0, expected a finite number above 0"),
+        (lambda: CCLoss("hinge", math.inf), "margin is inf, expected a finite number above 0"),
+        (lambda: CCLoss("hinge", math.nan), "margin is nan, expected a finite number above 0"),
         (lambda: MCLoss(channels_per_class=0), "channels_per_class is 0, expected at least 1"),
         (lambda: FICAL(5, rate=1.5), r"rate is 1\.5, expected 0 … 1"),
     ],
