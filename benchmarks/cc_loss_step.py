@@ -5,6 +5,7 @@ Targets: at most 1.05 at batch 128; below 1 GiB for 4,096 gates of 512 channels.
 
 import argparse
 import resource
+import sys
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
@@ -53,7 +54,8 @@ def memory(form, gates):
 
 
 def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def main():

@@ -19,7 +19,7 @@ class Output(NamedTuple):
             what global average pooling takes in (the f of the papers).
         pooled: (N, C), the mean of `maps[-1]` over H and W.
         weight: (K, C), the weight of the linear classifier, attached to it.
-        gate: (N, C), the channel attention that the pooled maps were multiplied by, or None if the model has no
+        gate: (N, C), the channel attention of the model's last `camlib.models.Gate`, or None if the model has no
             `camlib.models.Gate`.
     """
 

@@ -460,7 +460,7 @@ def verdicts(
             claim = _claim(baseline, cell, entry.unit)
             judged = verdict(values_of(baseline), values_of(cell), claim, unit=entry.unit, preset=preset)
             lines.append({"row": cell.row, "column": cell.column, "claim": claim, **judged._asdict()})
-    return pd.DataFrame(lines).astype({"claim": float})
+    return pd.DataFrame(lines, columns=["row", "column", "claim", *Verdict._fields]).astype({"claim": float})
 
 
 def _claim(baseline: recipes.Cell, cell: recipes.Cell, unit: str) -> float | None:

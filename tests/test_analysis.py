@@ -1,4 +1,5 @@
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -327,6 +328,10 @@ def test_calibration_of_clear_cases():
     assert expected_calibration_error(torch.zeros(4, 2), target) == pytest.approx(0), "a coin, and says so"
     with pytest.raises(ValueError, match=r"logits have shape \(0, 2\): no images"):
         expected_calibration_error(torch.zeros(0, 2), torch.zeros(0, 2))
+    with pytest.raises(ValueError, match="bins is 0, expected at least 1"):
+        expected_calibration_error(torch.zeros(4, 2), target, bins=0)
+    with pytest.raises(ValueError, match="logits hold numbers that are not finite"):
+        expected_calibration_error(torch.full((4, 2), torch.nan), target)
 
 
 def test_attention_overlap_by_loops():
@@ -448,6 +453,38 @@ def test_tsne_takes_rows_of_features(shape):
 def test_tsne_of_equal_features_is_refused():
     with pytest.raises(ValueError, match="all 40 rows of the features are equal"):
         tsne(torch.full((40, 60), 0.3), seed=0)
+
+
+@pytest.mark.parametrize(
+    "features",
+    [
+        1e-30 * torch.randn(40, 5),
+        1e-25 * torch.randn(40, 60),
+        1000 + 1e-12 * torch.randn(40, 5, dtype=torch.float64),
+        1e30 * torch.randn(40, 5),
+    ],
+    ids=["tiny", "tiny and many", "nearly equal", "huge"],
+)
+def test_tsne_of_features_that_single_precision_cannot_hold(features):
+    points = tsne(features, seed=0, perplexity=5)
+    assert points.isfinite().all()
+    assert points.std(0).min() > 0
+
+
+def test_features_that_are_not_finite_are_named():
+    features, labels = clusters(0, count=20)
+    features[7, 1] = torch.nan
+    for measure in (distance_ratio, silhouette, partial(nearest_mean_accuracy, features, labels)):
+        with pytest.raises(ValueError, match="row 7 of the features is not finite"):
+            measure(features, labels)
+    with pytest.raises(ValueError, match="row 7 of the features is not finite"):
+        tsne(features, seed=0, perplexity=5)
+
+
+def test_distance_ratio_of_classes_that_are_points():
+    features, labels = clusters(0, count=64, features=512)
+    points = torch.stack([features[labels == k][0] for k in range(int(labels.max()) + 1)])[labels]
+    assert distance_ratio(1000 + points, labels) < 1e-6
 
 
 def test_distance_ratio_by_loops():

@@ -29,7 +29,7 @@ def find(frame, table, row, method, baseline="ce", preset="paper"):
 
 @pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: f"{claim.paper}, {claim.item}: {claim.text[:30]}")
 def test_a_claim_names_what_exists(claim):
-    assert any((BOOK / f"{claim.chapter}{ending}").is_file() for ending in (".ipynb", ".md"))
+    assert (BOOK / f"{claim.chapter}.ipynb").is_file()
     tables = [recipes.TABLES[name] for name in claim.tables]
     if tables:
         assert {*claim.methods, *claim.baselines} <= {column for table in tables for column in table.columns}
@@ -93,6 +93,24 @@ def test_only_rows_of_the_claim_are_looked_at(tmp_path):
     rows = {CLAIMS[i].item: set(part["row"]) for i, part in frame.groupby("claim")}
     assert rows["§1"] == {f"{data}_{what}" for data in ("animals", "scenes") for what in ("energy", "pointing", "iou")}
     assert len(rows["appendix B"]) == 20
+
+
+def test_every_part_of_a_claim_has_a_comparison(tmp_path):
+    frame = ledger(tmp_path)
+    for index, claim in enumerate(CLAIMS):
+        mine = frame[frame["claim"] == index]
+        assert set(mine["table"]) == set(claim.tables)
+        assert set(mine["method"]) == set(claim.methods)
+        assert set(mine["baseline"]) == (set(claim.baselines) if claim.tables else set())
+
+
+@pytest.mark.parametrize(("weight", "finding"), [("1.5", "contradicts"), ("2.0", "supports")])
+def test_a_loss_at_the_largest_weight_is_what_is_claimed(tmp_path, weight, finding):
+    """CC-Loss, Table 3."""
+    fill(tmp_path, "cc-table-2/mnist_vgg8_slim/gate", [0.99] * 5)
+    fill(tmp_path, f"cc-table-3/mnist_vgg8_slim_lambda_{weight}/cc", [0.98, 0.97, 0.98, 0.97, 0.98])
+    (line,) = find(ledger(tmp_path), "cc-table-3", f"mnist_vgg8_slim_lambda_{weight}", "cc", "gate").itertuples()
+    assert line.finding == finding
 
 
 def test_short_runs_have_a_line_of_their_own(tmp_path):

@@ -395,7 +395,7 @@ def _scenes() -> Table:
         for arm in _HEADINGS
     ]
     title = "CAM-loss and its controls on Scenes: class and ground go together in training, not in the test"
-    return _table(name, title, {"resnet8": "ResNet-8"}, _HEADINGS, cells)
+    return _table(name, title, {"resnet8": "ResNet-8, Scenes"}, _HEADINGS, cells)
 
 
 def tables() -> tuple[Table, ...]:

@@ -414,7 +414,7 @@ def _small_scenes() -> Table:
     columns = _columns("ce", "icasc_grad_cam", "icasc", "random_confuser", "icasc_late", "icasc_unscaled")
     cells = [Cell(name, "resnet8", arm, experiment=_scenes(arm)) for arm in columns]
     title = "ICASC and its control on Scenes: class and ground go together in training, not in the test"
-    return _table(name, title, {"resnet8": "ResNet-8"}, columns, cells)
+    return _table(name, title, {"resnet8": "ResNet-8, Scenes"}, columns, cells)
 
 
 def tables() -> tuple[Table, ...]:

@@ -105,13 +105,26 @@ def test_distances_of_many_gates_in_single_precision_are_those_of_double():
     assert found == pytest.approx(expected, rel=1e-4)
 
 
-def test_under_autocast_the_loss_stays_in_single_precision():
-    gate = gates(40, dtype=torch.float32)
+@pytest.mark.parametrize("form", FORMS)
+def test_gates_that_have_come_together_keep_their_gradient(form):
+    """What training ends in: classes far apart, each nearly a point."""
+    labels = [k % K for k in range(64)]
+    corners = (gates(K, seed=1, channels=64) > 0.5).double()
+    gate = corners[labels] + 1e-4 * gates(64, channels=64)
+    found, expected = (gate.to(dtype).requires_grad_() for dtype in (torch.float32, torch.float64))
+    for rows in (found, expected):
+        loss(FORMS[form], rows, labels).backward()
+    # What is left is the rounding of the gates themselves.
+    assert (found.grad - expected.grad).norm() < 0.01 * expected.grad.norm()
+
+
+def test_gates_of_half_precision_are_told_apart_in_single():
+    gate = gates(40, dtype=torch.bfloat16)
     labels = [k % K for k in range(40)]
     with torch.autocast("cpu", torch.bfloat16):
         mixed = loss(FORMS["difference"], gate, labels)
     assert mixed.dtype == torch.float32
-    assert torch.equal(mixed, loss(FORMS["difference"], gate, labels))
+    assert mixed.item() == pytest.approx(loss(FORMS["difference"], gate.double(), labels).item(), rel=1e-5)
 
 
 def test_nothing_larger_than_the_distances_is_kept():

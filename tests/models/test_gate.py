@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 from camlib.models import NETS, Gate, create
@@ -71,6 +72,8 @@ def test_every_net_can_have_a_gate(name):
         "avgpool.gate.attention.excite.weight": (features, features // 16),
         "avgpool.gate.attention.excite.bias": (features,),
     }
+    out = observe(gated.eval())(torch.zeros(2, 3, 64, 64, device="meta"))
+    assert out.gate.shape == out.pooled.shape == (2, features)
     if features == 512:
         assert sum(math.prod(shape) for shape in more.values()) == 33_312
 
@@ -122,6 +125,27 @@ def test_under_autocast_the_gate_stays_in_single_precision():
         attention = gate.attention(f)
     assert attention.dtype == torch.float32
     assert torch.equal(attention, gate.attention(f))
+
+
+def test_maps_in_half_precision_are_scaled_in_that_of_the_weights():
+    torch.manual_seed(0)
+    gate, f = Gate(C), maps(torch.bfloat16)
+    assert gate(f).dtype == gate.attention(f).dtype == torch.float32
+    torch.testing.assert_close(gate(f), gate(f.float()))
+
+
+@pytest.mark.parametrize("reduction", [0, -1])
+def test_a_gate_is_not_wider_than_its_maps(reduction):
+    with pytest.raises(ValueError, match=f"reduction is {reduction}, expected at least 1"):
+        Gate(C, reduction)
+
+
+def test_in_front_of_the_pooling_of_torchvisions_net():
+    with torch.device("meta"):
+        model = torchvision.models.resnet50(num_classes=K).eval()
+        model.avgpool = nn.Sequential(Gate(2048), model.avgpool)
+    out = observe(model)(torch.zeros(2, 3, 64, 64, device="meta"))
+    assert out.gate.shape == out.pooled.shape == (2, 2048)
 
 
 @pytest.mark.parametrize("classes", [4, 10])
