@@ -121,7 +121,9 @@ def test_page(visit, name, scheme):
     for width in (1280, 360):
         page.set_viewport_size({"width": width, "height": 900})
         wrong += [f"{width} px, too wide: {element}" for element in overflow(page)]
-        wrong += [f"{width} px, {violation}" for violation in serious(page)]
+        # Colours do not depend on the width, nor names and order on the colours: every page is looked at in both.
+        if (width, scheme) in {(1280, "light"), (360, "dark")}:
+            wrong += [f"{width} px, {violation}" for violation in serious(page)]
     formulas = page.locator(".math")
     if formulas.count():
         page.wait_for_function("window.MathJax && MathJax.startup && MathJax.startup.promise")
