@@ -342,11 +342,13 @@ def ledger(folder: Path | None = None) -> pd.DataFrame:
     Raises:
         RecordError: as `camlib.records.results`.
     """
-    lines = []
+    lines, runs = [], {}  # many claims rest on one table, whose files are read once
     for index, claim in enumerate(CLAIMS):
         for table in claim.tables:
+            if table not in runs:
+                runs[table] = records.results(table, folder)
             for preset, baseline in ((p, b) for b in claim.baselines for p in ("paper", "short")):
-                judged = records.verdicts(table, preset, baseline, folder)
+                judged = records.verdicts_on(runs[table], table, preset, baseline)
                 for line in judged[judged["column"].isin(claim.methods)].itertuples():
                     if (line.n or preset == "paper") and re.search(claim.rows, line.row):
                         lines.append(

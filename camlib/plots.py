@@ -200,7 +200,10 @@ def paired_dots(values: pandas.DataFrame, value: str, row: str, arm: str) -> tup
         axis.scatter(wide[name], range(len(wide)), color=colour, marker=marker, s=34, label=name, zorder=2)
     axis.set(xlabel=value, ylim=(len(wide) - 0.5, -0.5))
     axis.set_yticks(range(len(wide)), wide.index)
-    _legend(axis) if len(wide.columns) > 4 else axis.legend(frameon=False, fontsize=8)
+    if len(wide.columns) > 4:
+        _legend(axis)
+    else:
+        axis.legend(frameon=False, fontsize=8)
     axis.grid(axis="x", alpha=0.3)
     figure.tight_layout()
     rows = "; ".join(

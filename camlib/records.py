@@ -449,10 +449,25 @@ def verdicts(
         RecordError: as `results`.
         UnknownName: there is no such table, preset or column.
     """
+    return verdicts_on(results(table, folder), table, preset, baseline_column)
+
+
+def verdicts_on(
+    runs: pd.DataFrame, table: str, preset: str = "paper", baseline_column: str | None = None
+) -> pd.DataFrame:
+    """`verdicts` for whoever has what `results(table)` returns already, and asks of it more than once.
+
+    Args:
+        runs: of the table, as `results` returns them.
+        table, preset, baseline_column: as in `verdicts`.
+
+    Raises:
+        UnknownName: there is no such table, preset or column.
+    """
     entry = lookup(recipes.TABLES, table, "table")
     baseline_column = baseline_column or entry.baseline
     lookup(entry.columns, baseline_column, "column")
-    values_of = _by_seed(results(table, folder), preset)
+    values_of = _by_seed(runs, preset)
     lines = []
     for cell in entry.cells.values():
         baseline = entry.cells.get(f"{table}/{cell.row}/{baseline_column}")

@@ -131,15 +131,15 @@ class ICASC(nn.Module):
         # The last layer in any case, for the target region.
         layers = tuple(dict.fromkeys([*self.separate, -1, *[-2] * self.consistent]))
         maps = self._maps(out, target, layers)
+        regions = {layer: target_region(maps[-1], grid.shape[1:]) for layer, grid in maps.items()}
         losses = []
         if self.separate:
             confusing = self.confuser(out, target)
             rows = one_hot(confusing.clamp_min(0), target.shape[1])
             for layer, other in self._maps(out, rows, self.separate).items():
-                region = target_region(maps[-1], other.shape[1:])
-                losses.append(overlap(maps[layer], other, region) * (confusing >= 0))
+                losses.append(overlap(maps[layer], other, regions[layer]) * (confusing >= 0))
         if self.consistent:
-            losses.append(share_outside(maps[-2], target_region(maps[-1], maps[-2].shape[1:]), self.theta))
+            losses.append(share_outside(maps[-2], regions[-2], self.theta))
         return torch.stack(losses).sum(0).mean()
 
     def _maps(self, out: Output, target: Tensor, layers: tuple[int, ...]) -> dict[int, Tensor]:

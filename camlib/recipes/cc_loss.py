@@ -107,8 +107,16 @@ def _experiment(row: str, arm: str, **more) -> Experiment:
     return make(net, **_ARMS[arm][1] | more)
 
 
-def _table(name: str, title: str, rows: dict[str, str], columns: dict[str, str], cells: list[Cell], **more) -> Table:
-    return Table(name, title, rows, columns, {cell.name: cell for cell in cells}, **{"unit": "accuracy %"} | more)
+def _table(
+    name: str,
+    title: str,
+    rows: dict[str, str],
+    columns: dict[str, str],
+    cells: list[Cell],
+    unit: str = "accuracy %",
+    baseline: str = "ce",
+) -> Table:
+    return Table(name, title, rows, columns, {cell.name: cell for cell in cells}, unit=unit, baseline=baseline)
 
 
 def _comparison(name: str, title: str, columns: tuple[str, ...]) -> Table:
