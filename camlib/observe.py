@@ -86,7 +86,7 @@ class Observed(nn.Module):
                 f"images have shape {tuple(images.shape)}, expected (N, {self.in_channels}, H, W): "
                 f"this model was built for {self.in_channels} channels"
             )
-        return self.graph(images)
+        return Output(*self.graph(images))
 
 
 class NotObservable(ValueError):
@@ -139,7 +139,8 @@ def observe(model: nn.Module, stages: tuple[str, ...] | None = None) -> Observed
     with graph.graph.inserting_before(output):
         weight = graph.graph.get_attr(f"{head.target}.weight")
     gates = [node for node in graph.graph.nodes if _kind(graph, node) is ChannelAttention]
-    output.args = (Output(head, tuple(chosen), pooled, weight, gates[-1] if gates else None),)
+    # A plain tuple: up to torch 2.11 generated code prints a NamedTuple by its repr, which it then cannot run.
+    output.args = ((head, tuple(chosen), pooled, weight, gates[-1] if gates else None),)
     graph.graph.eliminate_dead_code()
     graph.recompile()
     names = tuple(node.target if node.op == "call_module" else node.name for node in chosen)
