@@ -185,7 +185,7 @@ def _quick(experiment: Experiment) -> Experiment:
 
 
 def _short(experiment: Experiment) -> Experiment:
-    short = experiment.lasting(30)
+    short = experiment.lasting(min(12, experiment.recipe.epochs))
     return replace(short, recipe=replace(short.recipe, precision="bfloat16", channels_last=True))
 
 
