@@ -1,4 +1,4 @@
-"""The command line: python -m camlib list | run | table | data | doctor."""
+"""The command line: python -m camlib list | run | table | plan | data | doctor."""
 
 import argparse
 import math
@@ -7,21 +7,27 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import pandas as pd
 import torch
 
-from camlib import data, doctor, recipes, records
+from camlib import data, doctor
+from camlib.distributed import process_group
+from camlib.lab import cost, plan, record, verdict, workers
+from camlib.lab.presets import PRESETS
+from camlib.lab.run import run
+from camlib.lab.runs import Run, canonical
+from camlib.lab.table import Table
+from camlib.lab.tables import TABLES
+from camlib.lab.weights import WeightsError
 from camlib.names import UnknownName, lookup
-from camlib.run import run
-from camlib.train import NotFiniteError, ResumeError, process_group
-from camlib.weights import checkpoints, keep
+from camlib.provenance import device_name
+from camlib.train import NotFiniteError, ResumeError
 
 # What a user can cause and mend. Anything else is a fault of camlib's and keeps its traceback.
 USER_ERRORS = (
     UnknownName,
-    recipes.NotRunnable,
     data.DataError,
-    records.RecordError,
+    record.RecordError,
+    WeightsError,
     ResumeError,
     NotFiniteError,
     OSError,
@@ -30,93 +36,182 @@ USER_ERRORS = (
 
 def _list(arguments: argparse.Namespace) -> int:
     if arguments.table is None:
-        for table in recipes.TABLES.values():
-            runs = records.results(table.name, arguments.records)
+        for table in TABLES.values():
             print(f"{table.name}: {table.title}")
-            print(f"    {len(table.rows)} rows, {len(table.columns)} columns; runs: {_counts(runs) or 'none'}")
-        print("The cells of one: python -m camlib list TABLE")
+            print(f"    {len(table.rows)} rows, {len(table.columns)} columns; {_finished(table, arguments.records)}")
+        print("The numbers of one and their runs: python -m camlib list TABLE")
         return 0
-    table = lookup(recipes.TABLES, arguments.table, "table")
-    runs = records.results(table.name, arguments.records)
+    table = lookup(TABLES, arguments.table, "table")
     print(f"{table.title}\nrows: {', '.join(table.rows)}\ncolumns: {', '.join(table.columns)}")
-    width = max(map(len, table.cells))
-    for cell in table.cells.values():
-        state = _counts(runs[(runs["row"] == cell.row) & (runs["column"] == cell.column)]) or "not run"
-        state += "; no recipe" if cell.experiment is None else ""
-        print(f"{cell.name:<{width}}  {state}{f' (the runs of {cell.shared})' if cell.shared else ''}")
+    width = max(len(f"{row}/{column}") for row, column in table.entries)
+    for (row, column), entry in table.entries.items():
+        state = f"{entry.run}: {_counts(entry.run, arguments.records)}" if entry.run else "no run of ours"
+        cited = f"; the paper cites {entry.cited}" if entry.cited else ""
+        print(f"{f'{row}/{column}':<{width}}  {state}{cited}")
     return 0
 
 
-def _counts(runs: pd.DataFrame) -> str:
+def _counts(name: str, folder: Path | None) -> str:
     """Runs per preset, as "short 3, paper 5"."""
-    counts = runs["preset"].value_counts()
-    return ", ".join(f"{preset} {counts[preset]}" for preset in recipes.PRESETS if preset in counts)
+    counts = {preset: len(record.counting(name, preset, folder)) for preset in PRESETS}
+    return ", ".join(f"{preset} {count}" for preset, count in counts.items() if count) or "not run"
+
+
+def _finished(table: Table, folder: Path | None) -> str:
+    done = sum(bool(record.load(name, folder)) for name in table.runs)
+    return f"{done} of {len(table.runs)} runs behind them have records"
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    cell = recipes.cell(arguments.cell)
-    experiment = cell.at(arguments.preset)
+    asked = Run(arguments.run, arguments.preset, arguments.seed)
+    which = canonical(asked)
+    experiment = which.experiment
     device = arguments.device or _device("cuda" if torch.cuda.is_available() else "cpu")
-    which = f"{cell.name}, preset {arguments.preset}, seed {arguments.seed}"
+    folder = arguments.records or arguments.out / "records"
+    for writable in (arguments.out, folder, *([arguments.weights] if arguments.weights else [])):
+        _check_writable(writable)
     first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started
     if first:
-        folder = checkpoints(cell, arguments.preset, arguments.seed, arguments.out)
-        last = max(folder.glob("checkpoint-*.pt"), default=None)
+        last = max((arguments.out / which.path).glob("checkpoint-*.pt"), default=None)
         start = f"going on from {last.name}" if last else "from the start"
+        same = "" if which == asked else f"{asked.path} is this run. "
         print(
-            f"{which}: {experiment.net} on {experiment.data} for {experiment.recipe.epochs} epochs, "
-            f"on {device}; checkpoints in {folder}; {start}",
+            f"{which.path}: {same}{experiment.net} on {experiment.data} for {experiment.schedule.epochs} epochs, "
+            f"on {device}; checkpoints in {arguments.out / which.path}; {start}",
             flush=True,
         )
     try:
         with process_group(device):
-            record = run(
-                cell,
-                arguments.preset,
-                arguments.seed,
+            made = run(
+                which,
                 out=arguments.out,
                 data=arguments.data,
                 device=device,
                 start=arguments.start,
+                keep=tuple(filter(None, (arguments.weights, arguments.out / "weights" if arguments.lend else None))),
                 time_limit=arguments.time_limit,
             )
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint, if there is one", file=sys.stderr)
         return 130
+    except torch.OutOfMemoryError as error:
+        print(f"{which.path}: {' '.join(str(error).split())}", file=sys.stderr)
+        return workers.OUT_OF_MEMORY
     if not first:
         return 0
-    if not record.finished:
-        print(f"stopped after {record.epochs_done} of {record.epochs_asked} epochs; the same command goes on")
+    if not made.finished:
+        print(f"stopped after {made.epochs_done} of {made.epochs_asked} epochs; the same command goes on")
         return 0
-    folder = arguments.records or arguments.out / "records"
-    added = records.append(record, folder)
-    print(f"{which}: test {cell.metric.replace('_', ' ')} {record.metrics[cell.metric]:.2%}")
-    path = records.path_of(record.about["table"], folder)
-    print(f"recorded in {path}" if added else f"this run stands in {path} already; nothing was added")
-    if arguments.weights:
-        print(f"weights in {keep(cell, arguments.preset, arguments.seed, arguments.out, arguments.weights)}")
+    added = record.append(made, folder)
+    where = f"recorded in {record.path_of(made.run, folder)}" if added else "recorded already; nothing was added"
+    shown = [name for name in ("accuracy", "mean_average_precision", "accuracy_1_shot") if name in made.metrics]
+    results = ", ".join(f"{name.replace('_', ' ')} {made.metrics[name]:.2%}" for name in shown[:1])
+    print(f"finished: test {results or 'done'}; {where}")
     return 0
 
 
+def _check_writable(folder: Path) -> None:
+    nearest = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
+        raise OSError(
+            f"nothing can be written to {folder}: {nearest} is no folder that you may write to; choose another"
+        )
+
+
 def _table(arguments: argparse.Namespace) -> int:
-    table = lookup(recipes.TABLES, arguments.table, "table")
-    frame = records.table(table.name, arguments.preset, arguments.records)
+    table = lookup(TABLES, arguments.table, "table")
+    frame = verdict.beside_paper(table, arguments.preset, arguments.records)
     print(f"{table.title}. Unit: {table.unit}. Preset: {arguments.preset}.")
     print("Ours: mean ± standard deviation (number of seeds), at the last epoch.\n")
     row_width, column_width = (max(map(len, names.values())) for names in (table.rows, table.columns))
     print(f"{'':<{row_width}}  {'':<{column_width}}  paper  ours")
-    for cell in frame.itertuples():
-        paper = "–" if math.isnan(cell.paper) else f"{cell.paper:.2f}"
-        row, column = table.rows[cell.row], table.columns[cell.column]
-        print(f"{row:<{row_width}}  {column:<{column_width}}  {paper:>5}  {cell.text}")
-    runs = records.results(table.name, arguments.records)
-    if len(runs) and not frame["n"].any():
-        print(f"\nRuns at other presets: {_counts(runs)}. See them with --preset.")
-    for judged in records.verdicts(table.name, arguments.preset, folder=arguments.records).itertuples():
+    for line in frame.itertuples():
+        paper = "–" if math.isnan(line.paper) else f"{line.paper:.2f}"
+        row, column = table.rows[line.row], table.columns[line.column]
+        print(f"{row:<{row_width}}  {column:<{column_width}}  {paper:>5}  {line.text}")
+    others = [p for p in PRESETS if verdict.beside_paper(table, p, arguments.records)["n"].any()]
+    if others and not frame["n"].any():
+        print(f"\nThere are runs at other presets: {', '.join(others)}. See them with --preset.")
+    for judged in verdict.on_table(table, arguments.preset, folder=arguments.records).itertuples():
         if judged.n:
             where = f"{table.rows[judged.row]}, {table.columns[judged.column]}"
             print(f"\n{where}: {judged.label}.\n  {judged.text}")
     return 0
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    device = arguments.device or _device("cuda" if torch.cuda.is_available() else "cpu")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    side_by_side = arguments.jobs or (cores if device.type == "cpu" else 1)
+    torch.set_num_threads(max(1, cores // side_by_side))
+    if arguments.wanted == bool(arguments.what):
+        raise UnknownName("say what to plan: tables, rows, runs or globs, or --wanted for the book's own list")
+    if arguments.wanted:
+        runs = plan.wanted()
+    else:
+        names = plan.select(arguments.what)
+        runs = [Run(name, arguments.preset, seed) for seed in arguments.seeds for name in names]
+    folder = arguments.records or arguments.out / "records"
+    jobs = plan.make(runs, arguments.out, (None, folder))
+    if arguments.shard:
+        jobs = plan.shard(jobs, *arguments.shard)
+    if not arguments.train:
+        return _show_plan(jobs, device, side_by_side, arguments, (None, folder))
+    options = ["--out", str(arguments.out), "--records", str(folder), "--device", str(device)]
+    for name in ("data", "weights"):
+        if getattr(arguments, name):
+            options += [f"--{name}", str(getattr(arguments, name))]
+    _check_writable(arguments.out)
+    limit = arguments.time_limit
+    outcome = workers.train(jobs, options, arguments.out, side_by_side, torch.get_num_threads(), limit)
+    print(
+        f"{len(outcome.done)} done, {len(outcome.stopped)} stopped at a checkpoint, {len(outcome.waiting)} not begun, "
+        f"{len(outcome.failed)} failed"
+    )
+    for failed, why in outcome.failed.items():
+        print(f"  {failed.path}: {why}\n    see {arguments.out / failed.path / 'log.txt'}; again: {failed.command}")
+    return 1 if outcome.failed else 0
+
+
+def _show_plan(
+    jobs: list[plan.Job],
+    device: torch.device,
+    side_by_side: int,
+    arguments: argparse.Namespace,
+    folders: tuple[Path | None, ...],
+) -> int:
+    width = max((len(job.run.path) for job in jobs), default=0)
+    total, disk, unknown = 0.0, 0, 0
+    print(f"{'run':<{width}}  state    time    memory  disk     needs")
+    for job in jobs:
+        if job.state == "done":
+            print(f"{job.run.path:<{width}}  done")
+            continue
+        found = cost.of_run(job.run, device, arguments.out, folders)
+        needs = ", ".join(other.path for other in job.needs)
+        if math.isnan(found.seconds):
+            unknown += 1
+            print(f"{job.run.path:<{width}}  {job.state:<7}  does not fit into the memory of this machine  {needs}")
+            continue
+        total, disk = total + found.seconds, disk + found.disk
+        sizes = f"{found.memory / 2**30:>4.1f} GiB  {found.disk / 2**20:>4.0f} MB"
+        print(f"{job.run.path:<{width}}  {job.state:<7}  {_duration(found.seconds):>6}  {sizes}  {needs}".rstrip())
+    left = sum(job.state != "done" for job in jobs)
+    print(
+        f"\n{len(jobs)} runs, {len(jobs) - left} done, {left} left: {_duration(total)} of work on {device_name(device)}, "
+        f"{_duration(total / side_by_side)} with {side_by_side} side by side; {disk / 2**30:.1f} GiB of checkpoints"
+        + (f"; {unknown} do not fit" if unknown else "")
+    )
+    print("Time is that of records made on such a device, or of timed steps without tests. To train: add --run")
+    return 0
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 172800 else f"{seconds / 86400:.1f} d"
 
 
 def _data_list(arguments: argparse.Namespace) -> int:
@@ -187,39 +282,67 @@ def _number_from_0(kind: type) -> Callable[[str], float]:
     return parse
 
 
+def _seeds(text: str) -> list[int]:
+    """ "0-4" or "0,2,5"."""
+    try:
+        parts = [part.split("-") for part in text.split(",")]
+        return [seed for first, *last in parts for seed in range(int(first), int((last or [first])[0]) + 1)]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"'{text}' names no seeds: pass a range as 0-4 or a list as 0,2,5") from error
+
+
+def _shard(text: str) -> tuple[int, int]:
+    """ "1/8" is the second of eight parts."""
+    number, _, count = text.partition("/")
+    if not (number.isdigit() and count.isdigit() and int(number) < int(count)):
+        raise argparse.ArgumentTypeError(f"'{text}' names no part of a plan: pass I/N with I from 0 to N - 1, as 0/8")
+    return int(number), int(count)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m camlib", description="CAM-loss, ICASC and CC-Loss, reproduced.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    presets = ", ".join(recipes.PRESETS)
+    presets = ", ".join(PRESETS)
 
     def command(name: str, action: Callable, about: str, to: argparse._SubParsersAction = commands):
         added = to.add_parser(name, help=about, description=about)
         added.set_defaults(action=action)
         return added
 
-    list_ = command("list", _list, "the tables, or the cells of one, and what has been run")
+    list_ = command("list", _list, "the tables, or the runs behind one, and what has been run")
     list_.add_argument("table", metavar="TABLE", nargs="?")
 
-    run_ = command("run", _run, "train one cell of a table, or go on with it, and record it")
-    run_.add_argument("cell", metavar="TABLE/ROW/COLUMN")
+    run_ = command("run", _run, "train one run, or go on with it, and record it")
+    run_.add_argument("run", metavar="SETTING/NET/ARM", help="its name, as scenes/resnet8/icasc; see list TABLE")
     run_.add_argument("--seed", type=_number_from_0(int), default=0)
     run_.add_argument("--preset", default="quick", help=f"one of {presets} (default: quick)")
-    run_.add_argument("--data", type=Path, help="folder of the real data sets (default: CAMLIB_DATA)")
-    run_.add_argument(
-        "--out", type=Path, default=Path("runs"), help="folder for checkpoints and records (default: runs)"
-    )
-    run_.add_argument("--records", type=Path, help="folder for the record (default: OUT/records)")
-    run_.add_argument("--weights", type=Path, help="folder for the trained net in half precision (default: not kept)")
     run_.add_argument(
         "--start", type=Path, metavar="FILE", help="weights of such a net to start from, all but the classifier's"
     )
-    run_.add_argument(
-        "--time-limit",
-        type=_number_from_0(float),
-        metavar="SECONDS",
-        help="stop at a checkpoint after so long",
-    )
-    run_.add_argument("--device", type=_device, help="cpu, cuda, cuda:1 … (default: cuda if there is one)")
+    run_.add_argument("--lend", action="store_true", help="also keep the net in OUT/weights, for runs that need it")
+
+    plan_ = command("plan", _plan, "what trains a table, a row, runs or the book's own list: order, cost, and doing it")
+    plan_.add_argument("what", metavar="WHAT", nargs="*", help="table, TABLE/ROW, run, or a glob as 'cifar100/*/cam'")
+    plan_.add_argument("--wanted", action="store_true", help="the runs that the book wants most, best first")
+    plan_.add_argument("--seeds", type=_seeds, default=[0], help="as 0-4 or 0,2,5 (default: 0)")
+    plan_.add_argument("--preset", default="paper", help=f"one of {presets} (default: paper)")
+    plan_.add_argument("--run", dest="train", action="store_true", help="train what is left")
+    plan_.add_argument("--jobs", type=_number_from_0(int), metavar="N", help="runs side by side (default: one a core)")
+    plan_.add_argument("--shard", type=_shard, metavar="I/N", help="part I of N, for a scheduler's job array")
+
+    for trains in (run_, plan_):
+        trains.add_argument("--data", type=Path, help="folder of the real data sets (default: CAMLIB_DATA)")
+        trains.add_argument(
+            "--out", type=Path, default=Path("runs"), help="folder for checkpoints and records (default: runs)"
+        )
+        trains.add_argument("--records", type=Path, help="folder for the records (default: OUT/records)")
+        trains.add_argument(
+            "--weights", type=Path, help="folder for the trained nets in half precision (default: not kept)"
+        )
+        trains.add_argument(
+            "--time-limit", type=_number_from_0(float), metavar="SECONDS", help="stop at a checkpoint after so long"
+        )
+        trains.add_argument("--device", type=_device, help="cpu, cuda, cuda:1 … (default: cuda if there is one)")
 
     table = command("table", _table, "the paper's numbers beside ours, and the verdicts")
     table.add_argument("table", metavar="TABLE")

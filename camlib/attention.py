@@ -79,7 +79,7 @@ def attentions(
 
 
 @torch.no_grad()
-def look(observed: Observed, images: Tensor) -> Output:
+def run_for_attention(observed: Observed, images: Tensor) -> Output:
     """Run a net for its attention at the last layer: nothing is recorded but the way from `pooled` to the logits.
 
     As `observed(images)`, for which `attention(out, target)` works, at the price of a forward pass without

@@ -9,11 +9,12 @@ from typing import NamedTuple
 
 import torch
 
-from camlib import records
 from camlib.data import DataError, check, data_root, manifest
+from camlib.lab import record
+from camlib.lab.presets import PRESETS
+from camlib.lab.runs import RUNS
 from camlib.names import lookup
 from camlib.provenance import device_name
-from camlib.recipes import TABLES
 
 PACKAGES = ("camlib", "torch", "torchvision", "numpy", "scipy", "scikit-learn", "pandas", "matplotlib")
 
@@ -109,13 +110,12 @@ def is_there(name: str) -> bool:
 
 def _records() -> list[Finding]:
     findings, count = [], 0
-    for table in TABLES:
+    for name in RUNS:
         try:
-            records.results(table)
-            count += len(records.load(table))
-        except (records.RecordError, OSError) as error:
-            findings.append(Finding("records", f"of {table} cannot be used", str(error), blocks=True))
-    return [Finding("records", f"{count} in {len(TABLES)} tables can be read"), *findings]
+            count += sum(len(record.counting(name, preset)) for preset in PRESETS)
+        except (record.RecordError, OSError) as error:
+            findings.append(Finding("records", f"of {name} cannot be used", str(error), blocks=True))
+    return [Finding("records", f"{count} of {len(RUNS)} runs' names can be read"), *findings]
 
 
 def _book() -> list[Finding]:

@@ -30,7 +30,7 @@ class Book:
     """What the set-up cell of a chapter knows.
 
     Attributes:
-        preset: a name of `camlib.recipes.PRESETS`; sizes and lengths depend on it.
+        preset: a name of `camlib.lab.presets.PRESETS`; sizes and lengths depend on it.
         device: where the chapter trains.
         seed: of everything the chapter draws.
     """

@@ -14,8 +14,8 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from camlib.analysis import ks
 from camlib.maps import minmax
+from camlib.measure import ks
 
 COLOURS = seaborn.color_palette("colorblind").as_hex()
 MARKERS = "os^DvPX"
@@ -308,10 +308,10 @@ def ks_chart(arms: Mapping[str, tuple[Tensor, Tensor]], xlabel: str = "probabili
     """How many images give the target and the confusing class up to which probability (ICASC, Figure 9).
 
     One panel per arm with the two cumulative distributions, and a bar where they are farthest apart: the statistic
-    of `camlib.analysis.ks`.
+    of `camlib.measure.ks`.
 
     Args:
-        arms: heading -> what `camlib.analysis.confusion` returns: p_target and p_confused, each (N,).
+        arms: heading -> what `camlib.measure.confusion` returns: p_target and p_confused, each (N,).
         xlabel: what kind of probability it is.
     """
     figure, axes = pyplot.subplots(1, len(arms), figsize=(3.4 * len(arms), 2.9), squeeze=False, sharey=True)

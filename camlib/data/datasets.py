@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 import torchvision
 from scipy.io import loadmat
 from scipy.io.matlab import MatReadError
@@ -125,9 +126,10 @@ def get(name: str, root: Path | None = None) -> None:
     """
     lookup(manifest(), name, "data set")
     root = root or data_root()
-    if name in _TORCHVISION:
+    source = _TORCHVISION.get(manifest()[name].get("like", name))
+    if source:
         try:
-            _TORCHVISION[name](root, download=True)
+            source(root, download=True)
         except (OSError, RuntimeError) as error:
             raise DataError(f"{name} could not be fetched into {root}: {error}") from error
     check(name, root)
@@ -157,6 +159,13 @@ def load(name: str, split: str, root: Path | None = None, count: int | None = No
     at random but the same in every run, the smaller set being part of the larger; without the class "clutter"
     (ICASC, §4.2).
 
+    The test images of Scenes are drawn like its training images, class and ground entangled alike;
+    `camlib.measure.FreeGrounds` tests on those whose ground says nothing, Scenes("test"). In "scenes_free" the ground
+    says nothing in training either.
+
+    "cifar100_tenth" has the first 50 training images of each class of CIFAR-100, and all test images: ours, in no
+    paper.
+
     Args:
         name: as in the manifest, "cifar100".
         split: "train" or "test".
@@ -184,14 +193,17 @@ def load(name: str, split: str, root: Path | None = None, count: int | None = No
         number = {name: k for k, name in enumerate(classes)}
         return FileSet(paths, torch.tensor([number[name] for name in names]), tuple(classes))
     if name in _SCENES:
-        variant, parts = _SCENES[name]
-        scenes = Scenes(parts[split], variant, count=count)
+        variant, parts, rho = _SCENES[name]
+        scenes = Scenes(parts[split], variant, count=count, rho=rho)
         labels = scenes.labels.float() if scenes.labels.ndim == 2 else scenes.labels
         return ImageSet(scenes.images, labels, scenes.classes, scenes.masks, scenes.segments)
-    source = _TORCHVISION[name](root, train=split == "train")
-    pixels = torch.from_numpy(np.asarray(source.data))[:count]
+    source = _TORCHVISION[manifest()[name].get("like", name)](root, train=split == "train")
+    pixels, labels = torch.from_numpy(np.asarray(source.data)), torch.as_tensor(source.targets)
+    if name == "cifar100_tenth" and split == "train":
+        nth = (F.one_hot(labels).cumsum(0).gather(1, labels[:, None]) - 1)[:, 0]  # of its class
+        pixels, labels = pixels[nth < 50], labels[nth < 50]
     images = pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2)
-    return ImageSet(images.contiguous(), torch.as_tensor(source.targets)[:count], tuple(source.classes))
+    return ImageSet(images[:count].contiguous(), labels[:count], tuple(source.classes))
 
 
 def statistics(images: Tensor) -> tuple[Tensor, Tensor]:
@@ -213,11 +225,12 @@ _TORCHVISION = {
     "cifar10": torchvision.datasets.CIFAR10,
     "cifar100": torchvision.datasets.CIFAR100,
 }
-_SCENES = {
-    "scenes": ("single", {"train": "train", "test": "test"}),
-    "scenes_fine": ("fine", {"train": "train", "test": "test"}),
-    "scenes_few_shot": ("few_shot", {"train": "base", "test": "novel"}),
-    "scenes_multi": ("multi", {"train": "train", "test": "test"}),
+_SCENES = {  # variant, split to train and to test on, rho
+    "scenes": ("single", {"train": "train", "test": "fresh"}, 0.9),
+    "scenes_free": ("single", {"train": "train", "test": "fresh"}, 0.0),
+    "scenes_fine": ("fine", {"train": "train", "test": "fresh"}, 0.9),
+    "scenes_few_shot": ("few_shot", {"train": "base", "test": "novel"}, 0.9),
+    "scenes_multi": ("multi", {"train": "train", "test": "fresh"}, 0.9),
 }
 VOC_CLASSES = (
     "aeroplane",

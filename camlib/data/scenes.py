@@ -349,7 +349,7 @@ def _draw(chance, grain, ground, shown, objects, things):
     return np.clip(canvas * 255 + 0.5, 0, 255), owner
 
 
-SPLITS = dict.fromkeys(("single", "multi", "fine"), ("train", "test"))
+SPLITS = dict.fromkeys(("single", "multi", "fine"), ("train", "test", "fresh"))
 SPLITS["few_shot"] = ("base", "validation", "novel")
 
 
@@ -373,8 +373,9 @@ class Scenes:
         seed: non-negative integer.
         count: number of pictures; 10,000 for "train" and "base", 2,000 for the others if None.
         size: height and width in pixels, at least 16.
-        rho: in "train" and "base" a picture has its (first) object's own ground with probability rho, else
-            any ground alike. In the other splits the ground is independent of the class, whatever rho is.
+        rho: in "train" and "base", and in "fresh", which holds new pictures drawn like those of "train", a picture
+            has its (first) object's own ground with probability rho, else any ground alike. In the other splits the
+            ground is independent of the class, whatever rho is.
 
     Attributes:
         images: uint8 (N, 3, H, W), RGB in 0…255.
@@ -393,6 +394,7 @@ class Scenes:
         variant_index = _one_of("variant", variant, tuple(SPLITS))
         split_index = _one_of(f"for variant {variant!r} the split", split, SPLITS[variant])
         training = split_index == 0  # the first split of each variant
+        entangled = training or split == "fresh"
         count = (10_000 if training else 2_000) if count is None else count
         if count < 1:
             raise ValueError(f"count is {count}; ask for at least 1 picture, or None for the default")
@@ -410,7 +412,7 @@ class Scenes:
         order, scene, chance, grain = (np.random.Generator(np.random.PCG64([*key, i])) for i in range(4))
         first = order.random((-(-count // K), K)).argsort(1).ravel()[:count].astype(np.int64)
         draws = scene.random((count, 3 + K))
-        chosen = draws[:, 0] < (rho if training else 0)
+        chosen = draws[:, 0] < (rho if entangled else 0)
         ground = np.where(chosen, first % G, np.floor(draws[:, 1] * G).astype(np.int64))
         objects = np.floor(draws[:, 2] * 3).astype(int) + 1 if variant == "multi" else np.ones(count, int)
         draws[np.arange(count), 3 + first] = -1  # the first object is given, chance ranks the others

@@ -31,6 +31,27 @@ def _few_shot(size: int) -> tuple[v2.Transform, v2.Transform]:
     )
 
 
+def _imagenet(size: int) -> tuple[v2.Transform, v2.Transform]:
+    """Those of Yun et al. (CutMix, 2019), which CAM-loss, §4.1 takes over.
+
+    Their code also adds a random multiple of the principal components of ImageNet's colours, 0.1 of a standard
+    deviation; torchvision has none of it, nor have we.
+    """
+    return (
+        v2.Compose([v2.RandomResizedCrop(size), v2.RandomHorizontalFlip(), _jitter()]),
+        v2.Compose([v2.Resize(size * 8 // 7), v2.CenterCrop(size)]),
+    )
+
+
+def _fine_grained(size: int) -> tuple[v2.Transform, v2.Transform]:
+    """CAM-loss, §4.1 resizes to 600 and crops to 448; the flip, it does not mention."""
+    square = (size * 75 // 56, size * 75 // 56)
+    return (
+        v2.Compose([v2.Resize(square), v2.RandomCrop(size), v2.RandomHorizontalFlip()]),
+        v2.Compose([v2.Resize(square), v2.CenterCrop(size)]),
+    )
+
+
 def _whole(size: int) -> tuple[v2.Transform, v2.Transform]:
     """All of an image as a square: where its objects are is known after it as before."""
     square = v2.Resize((size, size))
@@ -39,17 +60,10 @@ def _whole(size: int) -> tuple[v2.Transform, v2.Transform]:
 
 # Of training and of test images, before augmentation of whole batches.
 TRANSFORMS = {
-    # CAM-loss, §4.1 takes over those of Yun et al. (CutMix, 2019). Their code also adds a random multiple of the
-    # principal components of ImageNet's colours, 0.1 of a standard deviation; torchvision has none of it, nor have we.
-    "imagenet": (
-        v2.Compose([v2.RandomResizedCrop(224), v2.RandomHorizontalFlip(), _jitter()]),
-        v2.Compose([v2.Resize(256), v2.CenterCrop(224)]),
-    ),
-    # CAM-loss, §4.1, and a flip, which it does not mention.
-    "fine_grained": (
-        v2.Compose([v2.Resize((600, 600)), v2.RandomCrop(448), v2.RandomHorizontalFlip()]),
-        v2.Compose([v2.Resize((600, 600)), v2.CenterCrop(448)]),
-    ),
+    "imagenet": _imagenet(224),
+    "imagenet_112": _imagenet(112),
+    "fine_grained": _fine_grained(448),
+    "fine_grained_112": _fine_grained(112),
     # ICASC, A.1: as He et al. 2016 train and test, with one crop or ten.
     "imagenet_ten_crop": (
         v2.Compose([v2.RandomResizedCrop(224), v2.RandomHorizontalFlip()]),
@@ -63,9 +77,10 @@ TRANSFORMS = {
     ),
     # ICASC, A.1 and A.3 tell the size of the images of Caltech-256 and VOC, and nothing of their augmentation.
     "whole_299": _whole(299),
-    "whole_64": _whole(64),  # for a machine without a GPU
+    "whole_112": _whole(112),
+    "whole_64": _whole(64),
     "few_shot": _few_shot(224),
-    "few_shot_112": _few_shot(112),  # for a machine without a GPU
+    "few_shot_112": _few_shot(112),
 }
 
 

@@ -1,24 +1,12 @@
 """CAM-loss: the class-agnostic map is drawn towards the target's class activation map."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from camlib.maps import caam, cam, grad_cam, grad_cam_pp, minmax
 from camlib.objective import State
 from camlib.observe import Output
 from camlib.target import one_hot
-
-
-class CrossEntropy(nn.Module):
-    """Cross-entropy between the target rows and the softmax of the logits (CAM-loss, Eq. 5).
-
-    -Σ_k T_k log softmax(z)_k, mean over the batch; for one-hot rows this is -log p of the target class.
-    """
-
-    def forward(self, out: Output, target: Tensor, state: State) -> Tensor:
-        return F.cross_entropy(out.logits.float(), target)
-
 
 GRADIENT_MAPS = {"grad_cam": grad_cam, "grad_cam_pp": grad_cam_pp}
 

@@ -11,16 +11,6 @@ from camlib.observe import Output
 from camlib.target import most_confusing, one_hot
 
 
-class MultiLabelSoftMargin(nn.Module):
-    """Binary cross-entropy of each class's sigmoid, mean over classes and batch: L_C for several labels (ICASC, §3.4).
-
-    -1/K Σ_k [T_k log σ(z_k) + (1 - T_k) log σ(-z_k)].
-    """
-
-    def forward(self, out: Output, target: Tensor, state: State) -> Tensor:
-        return F.multilabel_soft_margin_loss(out.logits.float(), target)
-
-
 def target_region(last: Tensor, size: tuple[int, int]) -> Tensor:
     """Where the target is, by the net itself: the soft mask of ICASC, Eq. 4.
 

@@ -13,7 +13,8 @@ class ChannelAttention(nn.Module):
 
     Args:
         channels: C.
-        reduction: C is divided by it for the layer in between, which has at least one unit.
+        reduction: C is divided by it for the layer in between, which has at least 32 units, as in nets of 512
+            channels: with fewer, in a narrow net, the gates of a batch can take a handful of values only.
 
     Raises:
         ValueError: the reduction is below 1.
@@ -23,7 +24,7 @@ class ChannelAttention(nn.Module):
         super().__init__()
         if reduction < 1:
             raise ValueError(f"reduction is {reduction}, expected at least 1")
-        inner = max(channels // reduction, 1)
+        inner = max(channels // reduction, 32)
         self.squeeze = nn.Linear(channels, inner)
         self.relu = nn.ReLU(inplace=True)
         self.excite = nn.Linear(inner, channels)

@@ -1,12 +1,10 @@
 """The one training loop: any observed model, any objective, one process or many, resumed exactly."""
 
-import contextlib
 import math
-import os
 import platform
 import resource
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -16,12 +14,15 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from camlib import checkpoint
-from camlib.analysis import spatial_rank
 from camlib.data.loader import Loader, derived_seed
+from camlib.distributed import add_up_gradients, copy_from_first, place
+from camlib.measure.accuracy import evaluate, hits
 from camlib.objective import Objective, State
 from camlib.observe import Observed, observe
+from camlib.precision import mixed_precision
 from camlib.provenance import commit, device_name, versions
+from camlib.train import checkpoint
+from camlib.train.schedule import Schedule
 
 Test = Callable[[nn.Module, Loader, str], dict[str, float]]
 """Takes (observed model, test loader, precision), returns metrics by name, shares in 0 … 1."""
@@ -30,67 +31,9 @@ LOOK_EVERY = 50  # steps between looks at the losses: each look makes an acceler
 SAVE_EVERY = 600.0  # seconds between checkpoints inside an epoch, so that a lost machine costs little
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """How to train: everything about the optimiser and its arithmetic, as plain data.
-
-    Attributes:
-        epochs: passes over the training images.
-        learning_rate: at the start.
-        schedule: "cosine" (half a cosine from the learning rate to 0) or "steps" (times `decay` at each
-            milestone, so constant without any), both set at the start of every epoch.
-        milestones: epochs at which "steps" lowers the learning rate, counted from 0.
-        decay: the factor of "steps".
-        optimizer: "sgd", or "adam" with its usual moments.
-        momentum, nesterov: of stochastic gradient descent.
-        weight_decay: added to the gradient as this share of each weight.
-        precision: "float32", or "bfloat16" or "float16" for automatic mixed precision.
-        channels_last: keep images and maps with channels as the fastest dimension.
-        compile: compile the model's blocks one by one with torch.compile.
-        test_every: epochs from one test to the next; the last epoch is always tested.
-
-    Raises:
-        ValueError: a value is unknown or out of range.
-    """
-
-    epochs: int
-    learning_rate: float = 0.1
-    schedule: str = "cosine"
-    milestones: tuple[int, ...] = ()
-    decay: float = 0.1
-    optimizer: str = "sgd"
-    momentum: float = 0.9
-    nesterov: bool = False
-    weight_decay: float = 1e-4
-    precision: str = "float32"
-    channels_last: bool = False
-    compile: bool = False
-    test_every: int = 1
-
-    def __post_init__(self):
-        if self.epochs < 1:
-            raise ValueError(f"epochs is {self.epochs}, expected at least 1")
-        if self.learning_rate <= 0:
-            raise ValueError(f"learning_rate is {self.learning_rate}, expected more than 0")
-        if self.schedule not in ("cosine", "steps"):
-            raise ValueError(f"schedule is '{self.schedule}', expected 'cosine' or 'steps'")
-        if self.optimizer not in ("sgd", "adam"):
-            raise ValueError(f"optimizer is '{self.optimizer}', expected 'sgd' or 'adam'")
-        if self.test_every < 1:
-            raise ValueError(f"test_every is {self.test_every}, expected at least 1")
-        if self.precision not in ("float32", "bfloat16", "float16"):
-            raise ValueError(f"precision is '{self.precision}', expected 'float32', 'bfloat16' or 'float16'")
-
-    def learning_rate_at(self, epoch: int) -> float:
-        """The learning rate of an epoch, counted from 0."""
-        if self.schedule == "cosine":
-            return self.learning_rate * (1 + math.cos(math.pi * epoch / self.epochs)) / 2
-        return self.learning_rate * self.decay ** sum(epoch >= milestone for milestone in self.milestones)
-
-
 @dataclass
-class Record:
-    """What a run gave, as it stands in `data/records`.
+class Result:
+    """What a training gave.
 
     Attributes:
         metrics: at the end of the last epoch, by name; shares in 0 … 1.
@@ -99,13 +42,12 @@ class Record:
         history: one entry per epoch: training loss, each term, training accuracy and, if it was tested, the
             test metrics.
         epochs_done, epochs_asked: equal in a finished run.
-        objective, recipe, loader: what was trained, as data.
+        objective, schedule, loader: what was trained, as data.
         device, precision, processes, versions, commit: where and with what; of a run that was resumed with
             others, device, versions and commit read "the old, then the new".
         wall_seconds, peak_memory_bytes: cost, over all sessions of a resumed run. These two and the
             seconds in `history` are the only fields that differ between two runs of the same commit,
             machine and seed on a CPU.
-        about: what the caller said of the run, such as table, row, column and preset.
     """
 
     metrics: dict[str, float]
@@ -114,7 +56,7 @@ class Record:
     epochs_done: int
     epochs_asked: int
     objective: dict[str, str]
-    recipe: dict[str, Any]
+    schedule: dict[str, Any]
     loader: dict[str, Any]
     seed: int
     device: str
@@ -124,7 +66,6 @@ class Record:
     commit: str
     wall_seconds: float
     peak_memory_bytes: int
-    about: dict[str, Any] = field(default_factory=dict)
 
     @property
     def finished(self) -> bool:
@@ -161,37 +102,18 @@ class ResumeError(ValueError):
     """The checkpoint belongs to another run; the message lists the differences."""
 
 
-@contextlib.contextmanager
-def process_group(device: torch.device) -> Iterator[None]:
-    """Join the other processes that torchrun started, if it did, for the length of a `with` block.
-
-    The device "cuda" then means this process's own GPU.
-    """
-    if "RANK" not in os.environ:
-        yield
-        return
-    if device.type == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
-
-
 def fit(
     model: nn.Module,
     objective: Objective,
     loaders: tuple[Loader, Loader],
-    recipe: Recipe,
+    schedule: Schedule,
     *,
     out: Path | str | None = None,
     test: Test | None = None,
     resume: str = "auto",
     time_limit: float | None = None,
     progress: bool = True,
-    about: dict[str, Any] | None = None,
-) -> Record:
+) -> Result:
     """Train a model (CAM-loss, Algorithm 1, for `Objective(ce=…, cam=…)`).
 
     Order, augmentation and every other draw depend on the loader's seed, the epoch and the step alone, and
@@ -205,20 +127,19 @@ def fit(
             and left in evaluation mode.
         objective: the terms. Moved to the same device.
         loaders: of the training and of the test images.
-        recipe: optimiser, length and arithmetic.
+        schedule: optimiser, length and arithmetic.
         out: a folder for the checkpoints of this run alone; None to keep none.
         test: what a test of the model is; `evaluate` by default.
         resume: "auto" goes on from the last checkpoint in `out`, if any; "never" removes what is there.
         time_limit: seconds after which the run stops at a checkpoint; it is then unfinished.
         progress: show a progress bar (the environment variable TQDM_DISABLE=1 hides it, too).
-        about: anything to keep with the record.
 
     Returns:
-        The record. Of an unfinished run, the epochs done so far.
+        What came out. Of an unfinished run, the epochs done so far.
 
     Raises:
         NotFiniteError: a loss became infinite or not a number; the last checkpoint is from before that.
-        ResumeError: the checkpoint in `out` was made with another recipe, objective, data or net.
+        ResumeError: the checkpoint in `out` was made with another schedule, objective, data or net.
         OSError: a checkpoint could not be written, or none of those there can be read.
         ValueError: `resume` is unknown, a time limit is set without a folder to stop at, or a batch has
             fewer images than there are processes.
@@ -227,53 +148,53 @@ def fit(
         raise ValueError(f"resume is '{resume}', expected 'auto' or 'never'")
     if time_limit is not None and out is None:
         raise ValueError("time_limit needs out=, a folder for the checkpoint to stop at")
-    run = _Run(model, objective, loaders, recipe, None if out is None else Path(out), test or evaluate, resume)
+    run = _Run(model, objective, loaders, schedule, None if out is None else Path(out), test or evaluate, resume)
     shown = {} if progress and run.rank == 0 else {"disable": True}
     own_generator = torch.random.fork_rng([run.device] if run.device.type == "cuda" else [])
     steps = len(loaders[0])
     done = run.now.epoch * steps + run.now.step
-    with tqdm(total=recipe.epochs * steps, initial=done, unit="step", **shown) as bar, own_generator:
+    with tqdm(total=schedule.epochs * steps, initial=done, unit="step", **shown) as bar, own_generator:
         try:
             run.train(math.inf if time_limit is None else time_limit, bar)
         finally:
             run.observed.eval()
-    return run.record(about or {})
+    return run.result()
 
 
 class _Run:
     """One training run: all that a checkpoint holds, and how it moves on."""
 
-    def __init__(self, model, objective, loaders, recipe, out, test, resume):
+    def __init__(self, model, objective, loaders, schedule, out, test, resume):
         self.started = self.saved = time.monotonic()
         self.train_loader, self.test_loader = loaders
         self.device = self.train_loader.device
-        self.recipe, self.out, self.test = recipe, out, test
-        self.rank, self.world = _place()
+        self.schedule, self.out, self.test = schedule, out, test
+        self.rank, self.world = place()
         smallest = self.batch_images(len(self.train_loader) - 1)
         if smallest < self.world:
             raise ValueError(
                 f"the last batch has {smallest} images and cannot be shared among {self.world} processes: "
                 "choose another batch size, or fewer processes"
             )
-        self.layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
+        self.layout = torch.channels_last if schedule.channels_last else torch.contiguous_format
         observed = model if isinstance(model, Observed) else observe(model)
         self.observed = observed.to(self.device, memory_format=self.layout)
         self.objective = objective.to(self.device)
-        if recipe.compile:
+        if schedule.compile:
             self.observed.compile_blocks()
         self.optimizer = _optimizer(
-            [{"params": list(self.observed.parameters())}, *objective.parameter_groups()], recipe
+            [{"params": list(self.observed.parameters())}, *objective.parameter_groups()], schedule
         )
         for group in self.optimizer.param_groups:
-            group["relative"] = group["lr"] / recipe.learning_rate
+            group["relative"] = group["lr"] / schedule.learning_rate
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "float16")
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=schedule.precision == "float16")
         self.pending: list[dict[str, Tensor]] = []  # the sums of steps that were not looked at yet
         self.now = Progress()
         # What makes two runs the same run: a checkpoint with anything else here, or another net, is refused.
         self.identity = {
-            "recipe": asdict(recipe),
+            "schedule": asdict(schedule),
             "objective": objective.describe(),
             "loader": self.train_loader.describe(),
             "test_loader": self.test_loader.describe(),
@@ -285,7 +206,7 @@ class _Run:
             elif self.rank == 0:
                 checkpoint.remove(out)
         if self.world > 1:
-            _copy_from_first([*self.observed.state_dict().values(), *objective.state_dict().values()])
+            copy_from_first([*self.observed.state_dict().values(), *objective.state_dict().values()])
         self.earlier = self.now.seconds
 
     def load(self) -> None:
@@ -331,22 +252,22 @@ class _Run:
 
     def train(self, time_limit: float, bar: tqdm) -> None:
         now, steps = self.now, len(self.train_loader)
-        if now.epoch < self.recipe.epochs:
+        if now.epoch < self.schedule.epochs:
             here = {"device": device_name(self.device), "processes": self.world}
             now.made_with = _then(now.made_with, {**here, "versions": versions(), "commit": commit()})
-        while now.epoch < self.recipe.epochs:
+        while now.epoch < self.schedule.epochs:
             rate, state = self.start_epoch()
             for images, target in self.train_loader.batches(now.epoch, now.step, self.rank, self.world):
                 self.pending.append(self.train_step(images, target, state))
                 now.step += 1
                 bar.update()
                 if len(self.pending) == LOOK_EVERY or now.step == steps:
-                    self.look(bar)
+                    self.account(bar)
                 # Processes have to agree on what the clock says, and do so when they meet to look.
                 if now.step < steps and (self.world == 1 or not self.pending):
                     time_is_up = self.first_says(time.monotonic() - self.started > time_limit)
                     if time_is_up or self.first_says(time.monotonic() - self.saved > SAVE_EVERY):
-                        self.look(bar)
+                        self.account(bar)
                         self.save()
                     if time_is_up:
                         return
@@ -355,7 +276,7 @@ class _Run:
                 return
 
     def start_epoch(self) -> tuple[float, State]:
-        rate = self.recipe.learning_rate_at(self.now.epoch)
+        rate = self.schedule.learning_rate_at(self.now.epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["relative"]
         self.observed.train()
@@ -368,14 +289,14 @@ class _Run:
         now = self.now
         torch.manual_seed(derived_seed(self.train_loader.seed, now.epoch, now.step, self.rank))
         images = images.contiguous(memory_format=self.layout)  # an augmentation may leave any layout
-        with mixed_precision(self.device, self.recipe.precision):
+        with mixed_precision(self.device, self.schedule.precision):
             parts = self.objective(self.observed, images, target, state)
         correct = hits(parts.pop("logits"), target)[:, 0].sum()
         share = len(images) / self.batch_images(now.step)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(parts["loss"] * share).backward()
         if self.world > 1:
-            _add_up_gradients(p for group in self.optimizer.param_groups for p in group["params"])
+            add_up_gradients(p for group in self.optimizer.param_groups for p in group["params"])
         self.scaler.step(self.optimizer)
         self.scaler.update()
         sums = {name: part.detach().float() * len(images) for name, part in parts.items()}
@@ -386,7 +307,7 @@ class _Run:
         size = self.train_loader.batch_size
         return min(size, self.train_loader.count - step * size)
 
-    def look(self, bar: tqdm) -> None:
+    def account(self, bar: tqdm) -> None:
         """Add the pending steps to the epoch's totals; stop if a loss in them or a weight is not finite."""
         if not self.pending:
             return
@@ -410,7 +331,7 @@ class _Run:
         self.pending.clear()
         totals = self.now.totals
         bar.set_postfix(
-            epoch=f"{self.now.epoch + 1}/{self.recipe.epochs}",
+            epoch=f"{self.now.epoch + 1}/{self.schedule.epochs}",
             loss=f"{totals['loss'] / totals['images']:.3f}",
             accuracy=f"{totals['correct'] / totals['images']:.1%}",
         )
@@ -426,11 +347,11 @@ class _Run:
         """Test, and turn the epoch's totals into an entry of the history."""
         now = self.now
         if self.world > 1:
-            _copy_from_first(self.observed.buffers())  # each process had statistics of its own images
+            copy_from_first(self.observed.buffers())  # each process had statistics of its own images
         done = now.epoch + 1
         test = {}
-        if done % self.recipe.test_every == 0 or done == self.recipe.epochs:
-            test = self.test(self.observed, self.test_loader, self.recipe.precision)
+        if done % self.schedule.test_every == 0 or done == self.schedule.epochs:
+            test = self.test(self.observed, self.test_loader, self.schedule.precision)
         for name, value in test.items():
             if not math.isfinite(value):
                 raise self.not_finite(f"the test's {name} is {value} after", now.step - 1, "")
@@ -462,7 +383,7 @@ class _Run:
             here = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
         return max(here, self.now.peak_memory)
 
-    def record(self, about: dict[str, Any]) -> Record:
+    def result(self) -> Result:
         history = self.now.history
         best = {}
         for name in ("accuracy", "top5_accuracy"):
@@ -471,131 +392,28 @@ class _Run:
                 epoch = max(values, key=values.get)
                 best[name] = {"value": values[epoch], "epoch": epoch}
         last = history[-1] if history else {}
-        return Record(
+        return Result(
             metrics={n.removeprefix("test_"): value for n, value in last.items() if n.startswith("test_")},
             best=best,
             history=history,
             epochs_done=self.now.epoch,
-            epochs_asked=self.recipe.epochs,
+            epochs_asked=self.schedule.epochs,
             objective=self.identity["objective"],
-            recipe=self.identity["recipe"],
+            schedule=self.identity["schedule"],
             loader=self.identity["loader"],
             seed=self.train_loader.seed,
-            precision=self.recipe.precision,
+            precision=self.schedule.precision,
             wall_seconds=self.now.seconds,
             peak_memory_bytes=self.now.peak_memory,
-            about=about,
             **self.now.made_with,
         )
 
 
-@contextlib.contextmanager
-def evaluating(model: nn.Module, loader: Loader) -> Iterator[Observed]:
-    """The model, observed, on the loader's device and in evaluation mode for the length of a `with` block."""
-    observed = (model if isinstance(model, Observed) else observe(model)).to(loader.device)
-    modes = {module: module.training for module in observed.modules()}
-    observed.eval()
-    try:
-        yield observed
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-
-
-def hits(logits: Tensor, target: Tensor, k: int = 1) -> Tensor:
-    """Which of each image's k likeliest classes are right, likeliest first.
-
-    Right is a class whose entry in the target row is the row's largest: the one class of an image, the larger share
-    of a mixture, or any class of a multi-hot row.
-
-    Args:
-        logits: (N, K).
-        target: (N, K) rows.
-        k: K if there are fewer classes.
-
-    Returns:
-        bool (N, min(k, K)).
-    """
-    likeliest = logits.topk(min(k, logits.shape[1]), 1).indices
-    return target.gather(1, likeliest) == target.amax(1, keepdim=True)
-
-
-@torch.no_grad()
-def evaluate(model: nn.Module, loader: Loader, precision: str = "float32") -> dict[str, float]:
-    """Test a model on every image of a loader, once. Under torchrun each process tests its share.
-
-    Args:
-        model: a classifier, or one that `observe` returned. Moved to the loader's device, tested in
-            evaluation mode, and left in the mode it was in.
-        loader: the test images.
-        precision: as in `Recipe`.
-
-    Returns:
-        "accuracy" and "top5_accuracy" (0 … 1), "loss" (cross-entropy), and of the first batch the mean
-        "spatial_rank" and "first_share" of the last maps (see `camlib.analysis.spatial_rank`).
-    """
-    rank, world = _place()
-    sums = torch.zeros(5, dtype=torch.float64)
-    with evaluating(model, loader) as observed:
-        for step, (images, target) in enumerate(loader.batches(0, 0, rank, world)):
-            if len(images) == 0:
-                continue
-            with mixed_precision(loader.device, precision):
-                out = observed(images)
-            logits = out.logits.float()
-            found = hits(logits, target, 5)
-            loss = nn.functional.cross_entropy(logits, target, reduction="sum")
-            sums[:3] += torch.stack([found[:, 0].sum(), found.any(1).sum(), loss]).cpu()
-            if step == 0 and loss.isfinite():
-                patterns = spatial_rank(out.maps[-1])
-                sums[3:] += torch.stack([patterns.effective.sum(), patterns.first_share.sum()]).cpu()
-    if world > 1:
-        sums = sums.to(loader.device)
-        dist.all_reduce(sums)
-    correct, top5, loss, rank_of_maps, first_share = sums.tolist()
-    images, first_batch = loader.count, min(loader.batch_size, loader.count)
-    return {
-        "accuracy": correct / images,
-        "top5_accuracy": top5 / images,
-        "loss": loss / images,
-        "spatial_rank": rank_of_maps / first_batch,
-        "first_share": first_share / first_batch,
-    }
-
-
-def _optimizer(groups: list[dict[str, Any]], recipe: Recipe) -> torch.optim.Optimizer:
-    common = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
-    if recipe.optimizer == "adam":
+def _optimizer(groups: list[dict[str, Any]], schedule: Schedule) -> torch.optim.Optimizer:
+    common = {"lr": schedule.learning_rate, "weight_decay": schedule.weight_decay}
+    if schedule.optimizer == "adam":
         return torch.optim.Adam(groups, **common)
-    return torch.optim.SGD(groups, momentum=recipe.momentum, nesterov=recipe.nesterov, **common)
-
-
-def _place() -> tuple[int, int]:
-    """The number of this process and how many there are."""
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-
-
-# Done by hand and not by DistributedDataParallel: terms have parameters too, and which of them get a gradient
-# changes with the weights of the terms.
-def _add_up_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    together = torch.cat([gradient.flatten() for gradient in gradients])
-    dist.all_reduce(together)
-    for gradient, sums in zip(gradients, together.split([g.numel() for g in gradients]), strict=True):
-        gradient.copy_(sums.view_as(gradient))
-
-
-def _copy_from_first(tensors: Iterable[Tensor]) -> None:
-    for tensor in tensors:
-        dense = tensor.contiguous()
-        dist.broadcast(dense, 0)
-        tensor.copy_(dense)
-
-
-def mixed_precision(device: torch.device, precision: str) -> torch.autocast:
-    """A `with` block that computes in a precision of `Recipe`."""
-    mixed = precision != "float32"
-    return torch.autocast(device.type, dtype=getattr(torch, precision) if mixed else None, enabled=mixed)
+    return torch.optim.SGD(groups, momentum=schedule.momentum, nesterov=schedule.nesterov, **common)
 
 
 def _then(old: Any, new: Any) -> Any:

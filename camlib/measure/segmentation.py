@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torchvision.models.segmentation import deeplabv3_resnet50
 from torchvision.transforms.v2.functional import rgb_to_grayscale
 
-from camlib.attention import KINDS, attention, look
+from camlib.attention import KINDS, attention, run_for_attention
 from camlib.data.datasets import DataError, FileSet, load
 from camlib.data.loader import Batches, Loader
 from camlib.data.stream import StreamLoader
+from camlib.measure.accuracy import evaluating
 from camlib.observe import Observed
 from camlib.target import one_hot
-from camlib.train import evaluating
 
 
 def segments(loader: Batches, index: Tensor, size: tuple[int, int]) -> Tensor:
@@ -211,7 +211,7 @@ def attention_scores(observed: Observed, images: Tensor, target: Tensor, kind: s
     Returns:
         (N, K + 1, H, W).
     """
-    out = look(observed, images)
+    out = run_for_attention(observed, images)
     maps = out.maps[-1].new_zeros(*target.shape, *out.maps[-1].shape[2:], dtype=torch.float32)
     for k in (target > 0).any(0).nonzero().flatten().tolist():
         rows = one_hot(torch.full((len(target),), k, device=target.device), target.shape[1])

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from camlib.data import Loader, StreamLoader
-from camlib.train import evaluating, mixed_precision
+from camlib.measure.accuracy import evaluating
+from camlib.precision import mixed_precision
 
 
 def episodes(labels: Tensor, ways: int, shots: int, queries: int, count: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -128,7 +129,7 @@ class FewShot:
             model: a classifier, or one that `observe` returned. Moved to the loader's device, tested in evaluation
                 mode, and left in the mode it was in.
             loader: the images of the novel classes.
-            precision: of the features, as in `camlib.train.Recipe`.
+            precision: of the features, as in `camlib.train.Schedule`.
 
         Returns:
             For each number of shots "accuracy_5_shot", the mean over the episodes, and "half_width_5_shot", half

@@ -1,0 +1,1 @@
+"""The laboratory: what is trained, under one name, and what came of it."""

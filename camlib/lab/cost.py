@@ -1,0 +1,133 @@
+"""What a run costs on this machine: seconds, memory and disk, from records made on its like or from timed steps."""
+
+import json
+import math
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+import torch
+
+from camlib.data import Loader, manifest
+from camlib.data.stream import TRANSFORMS
+from camlib.lab import presets, record
+from camlib.lab.experiment import Experiment
+from camlib.lab.runs import Run
+from camlib.measure import evaluate
+from camlib.observe import observe
+from camlib.provenance import device_name
+from camlib.train import fit
+
+STEPS, PATIENCE = 20, 10.0  # steps that are timed, and seconds after which fewer will do
+
+
+class Cost(NamedTuple):
+    """What a run costs.
+
+    Attributes:
+        seconds: for its whole training, alone on its threads; NaN if it does not fit.
+        memory, disk: bytes, of the process (of the accelerator, if there is one) and of its checkpoints.
+        source: "records" of such runs on such a device, or "timed steps".
+    """
+
+    seconds: float
+    memory: float
+    disk: int
+    source: str
+
+
+def of_run(run: Run, device: torch.device, out: Path, folders: tuple[Path | None, ...] = (None,)) -> Cost:
+    """The cost of a run on a device.
+
+    From records, if there is one of the same run on a device of the same name; otherwise from timed steps on
+    made-up images, in a process of its own, remembered in `out / "costs.json"`. Timed steps leave out the tests and
+    what reading files costs.
+
+    Args:
+        run: which, by its one name.
+        device: where it would be trained, with as many threads as torch uses now.
+        out: the folder of the runs.
+        folders: of records, None for those that come with camlib.
+    """
+    experiment = run.experiment
+    made = [r for folder in folders for r in record.load(run.name, folder) if r.preset == run.preset]
+    made = [r for r in made if r.device == device_name(device)]
+    if made:
+        memory = median(r.peak_memory_bytes for r in made)
+        return Cost(median(r.wall_seconds for r in made), memory, _disk(experiment), "records")
+    file = out / "costs.json"
+    known = json.loads(file.read_text()) if file.exists() else {}
+    key = f"{device_name(device)}: {run.name} {run.preset}"
+    if key not in known:
+        known[key] = _timed(run, device)
+        out.mkdir(parents=True, exist_ok=True)
+        part = file.with_suffix(".part")
+        part.write_text(json.dumps(known, indent=1))
+        part.replace(file)
+    per_step, memory = known[key] or (math.nan, math.nan)
+    steps = math.ceil(_shape(experiment)["images"] / experiment.batch_size)
+    return Cost(per_step * steps * experiment.schedule.epochs, memory, _disk(experiment), "timed steps")
+
+
+def _timed(run: Run, device: torch.device) -> tuple[float, float] | None:
+    """Seconds of a step and peak memory, or None if the process did not live to tell."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        try:
+            return pool.submit(_measure, run, str(device), torch.get_num_threads()).result()
+        except (BrokenProcessPool, torch.OutOfMemoryError):
+            return None
+
+
+def _measure(run: Run, device: str, threads: int) -> tuple[float, float]:
+    torch.set_num_threads(threads)
+    experiment = run.experiment.lasting(1)  # so that every term takes part
+    shape = _shape(experiment)
+    per_step, memory = math.inf, 0
+    for steps in (2, STEPS):  # the first for warming up
+        if steps * per_step > PATIENCE and per_step < math.inf:
+            break
+        count = steps * experiment.batch_size
+        images = torch.randint(0, 256, (count, shape["channels"], *shape["size"]), dtype=torch.uint8)
+        labels = torch.randint(0, shape["classes"], (count,))
+        half = torch.full((shape["channels"],), 0.5)
+        parts = {"mean": half, "std": half, "device": device}
+        train = Loader(images, labels, shape["classes"], experiment.batch_size, augment=experiment.augment, **parts)
+        test = Loader(images[:2], labels[:2], shape["classes"], 2, **parts)
+        observed = observe(experiment.model(shape["classes"], shape["channels"]))
+        teacher = None
+        if experiment.teacher:
+            lender = Run(experiment.teacher, run.preset).experiment
+            teacher = observe(lender.model(shape["classes"], shape["channels"]))
+        schedule = presets.on(torch.device(device), run.preset, experiment.schedule)
+        objective = experiment.objective(observed.head, teacher)
+        result = fit(observed, objective, (train, test), schedule, test=evaluate, progress=False)
+        per_step, memory = result.wall_seconds / steps, result.peak_memory_bytes
+    return per_step, memory
+
+
+def _disk(experiment: Experiment) -> int:
+    """Two checkpoints, each with weights and what the optimiser keeps of them."""
+    with torch.device("meta"):
+        model = experiment.model(_shape(experiment)["classes"])
+    copies = 2 if experiment.schedule.optimizer == "sgd" else 3
+    return 2 * copies * 4 * sum(parameter.numel() for parameter in model.parameters())
+
+
+def _shape(experiment: Experiment) -> dict:
+    """How many training images of how many classes there are, and what a batch of them looks like."""
+    entry = manifest()[experiment.data]
+    classes, images = (
+        entry["classes"],
+        sum(entry["images"].values()) if "few_shot" in entry else entry["images"]["train"],
+    )
+    if "few_shot" in entry:
+        base = entry["few_shot"][0]
+        images, classes = round(images * base / sum(entry["few_shot"])), base
+    size = (28, 28) if experiment.data == "mnist" else (32, 32)
+    if experiment.transform:
+        size = tuple(TRANSFORMS[experiment.transform][0](torch.zeros(3, 500, 400, dtype=torch.uint8)).shape[-2:])
+    images = min(images, experiment.train_images or images)
+    return {"images": images, "classes": classes, "channels": entry.get("channels", 3), "size": size}

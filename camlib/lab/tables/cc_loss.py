@@ -1,0 +1,140 @@
+"""The tables of CC-Loss (Song et al. 2020), and rows that a machine without an accelerator can train.
+
+The poster does not number its tables; they are counted in its order.
+"""
+
+from camlib.lab.table import Entry, Table
+from camlib.lab.tables.cam_loss import SMALL, scenes_rows
+
+_HEADINGS = {
+    "ce": "CE loss",
+    "gate": "CE loss, gate",
+    "cc": "CC-Loss, gate",
+    "focal": "focal loss",
+    "a_softmax": "A-softmax",
+    "mc": "MC-Loss",
+    "ical": "ICAL",
+    "fical": "FICAL",
+}
+FORMS = {
+    "gate": "CE loss, gate",
+    "cc": "ratio",
+    "cc_normalised": "normalised difference",
+    "cc_hinge": "hinge, m = 1",
+    "cc_difference": "difference",
+}
+
+# Row -> heading, start of its runs' names, metric.
+_ROWS = {
+    "mnist_vgg16": ("VGG-16, MNIST", "mnist/vgg16_bn", "accuracy"),
+    "mnist_resnet18": ("ResNet-18, MNIST", "mnist/resnet18_cifar", "accuracy"),
+    "cifar100_vgg16": ("VGG-16, CIFAR-100", "cifar100_cc/vgg16_bn", "accuracy"),
+    "cifar100_resnet18": ("ResNet-18, CIFAR-100", "cifar100_cc/resnet18_cifar", "accuracy"),
+    "cars196_vgg16": ("VGG-16, Cars-196", "cars196/vgg16_bn", "accuracy"),
+    "cars196_resnet18": ("ResNet-18, Cars-196", "cars196/resnet18", "accuracy"),
+}
+_OURS = {
+    "mnist_vgg8_slim": (f"VGG-8, slim, MNIST ({SMALL})", "mnist/vgg8_slim", "accuracy"),
+    "mnist_resnet18_slim": (f"ResNet-18, slim, MNIST ({SMALL})", "mnist/resnet18_slim", "accuracy"),
+    # CAM-loss' protocol, batch 128 included, so that losses of all papers can be compared on one net.
+    "cifar100_resnet20": (f"ResNet-20, CIFAR-100 ({SMALL})", "cifar100/resnet20", "accuracy"),
+}
+for _setting, _heading in (("scenes_fair", "Scenes, 1,000 images"), ("scenes", "Scenes")):
+    _rows, _runs = scenes_rows(f"{_heading} ({SMALL})", _setting)
+    _OURS |= {row: (heading, *_runs[row]) for row, heading in _rows.items()}
+
+_PAPER = {  # in the order of _ROWS
+    "ce": (97.43, 97.52, 74.49, 77.38, 88.02, 85.77),
+    "gate": (97.66, 97.67, 74.54, 77.57, 88.15, 86.04),
+    "focal": (97.64, 97.68, 74.46, 77.63, 88.21, 85.98),
+    "a_softmax": (98.10, 98.32, 74.55, 77.78, 90.02, 87.22),
+    "mc": (98.20, 98.45, 72.51, 70.18, 92.80, None),
+    "ical": (97.83, 98.21, 74.79, 77.71, 89.32, 86.67),
+    "fical": (98.22, 98.40, 74.98, 78.18, 89.70, 87.38),
+    "cc": (98.32, 98.52, 75.49, 78.23, 91.46, 88.41),
+}
+
+
+def _comparison(name: str, title: str, columns: tuple[str, ...]) -> Table:
+    rows, entries = _ROWS | _OURS, {}
+    paper = {arm: dict(zip(_ROWS, _PAPER[arm], strict=True)) for arm in columns}  # ours have none
+    for row, (_, runs, metric) in rows.items():
+        for arm in columns:
+            entries[row, arm] = Entry(f"{runs}/{arm}", paper[arm].get(row), metric)
+    headings = {row: heading for row, (heading, *_) in rows.items()}
+    return Table(name, title, headings, {arm: _HEADINGS[arm] for arm in columns}, entries, unit="accuracy %")
+
+
+def _table_3() -> Table:
+    """λ = 0 is the gate alone, which stands beside every row. The paper ran both sweeps on VGG-16."""
+    rows, entries = {}, {}
+    lambdas = {  # λ -> the paper's numbers, by row of the other tables
+        0.5: {"mnist_vgg16": 98.04, "cifar100_vgg16": 75.12, "cars196_vgg16": 89.53},
+        1.0: {"mnist_vgg16": 98.32, "cifar100_vgg16": 75.49, "cars196_vgg16": 91.46},
+        1.5: {"mnist_vgg16": 97.95, "cifar100_vgg16": 75.04, "cars196_vgg16": 89.42},
+        2.0: {"mnist_vgg16": 97.53, "cifar100_vgg16": 74.32, "cars196_vgg16": 87.84},
+    }
+    batches = {
+        8: {"cifar100_vgg16": 74.9, "cars196_vgg16": 91.3},
+        16: {"cifar100_vgg16": 75.3, "cars196_vgg16": 91.5},
+        32: {"cifar100_vgg16": 75.5, "cars196_vgg16": 91.3},
+        64: {"cifar100_vgg16": 75.1, "cars196_vgg16": 90.6},
+        128: {"cifar100_vgg16": 74.5, "cars196_vgg16": 89.9},
+    }
+    usual_batch = {"cifar100_vgg16": 32, "cars196_vgg16": 16, "mnist_vgg8_slim": 32}
+    gates = dict(zip(_ROWS, _PAPER["gate"], strict=True))
+    everything = _ROWS | _OURS
+    for base in ("mnist_vgg16", "cifar100_vgg16", "cars196_vgg16", "mnist_vgg8_slim", "cifar100_resnet20"):
+        heading, runs, _ = everything[base]
+        for weight, numbers in lambdas.items():
+            row = f"{base}_lambda_{weight}"
+            rows[row] = f"{heading}, λ = {weight}"
+            entries[row, "gate"] = Entry(f"{runs}/gate", gates.get(base))
+            arm = "cc" if weight == 1 else f"cc_lambda_{weight}"
+            entries[row, "cc"] = Entry(f"{runs}/{arm}", numbers.get(base))
+    for base, usual in usual_batch.items():
+        heading, runs, _ = everything[base]
+        setting, net = runs.split("/")
+        for size, numbers in batches.items():
+            row = f"{base}_batch_{size}"
+            rows[row] = f"{heading}, batch {size}"
+            start = runs if size == usual else f"{setting}_batch_{size}/{net}"
+            entries[row, "gate"] = Entry(f"{start}/gate")
+            entries[row, "cc"] = Entry(f"{start}/cc", numbers.get(base))
+    columns = {arm: _HEADINGS[arm] for arm in ("gate", "cc")}
+    title = "CC-Loss, Table 3: λ and batch size, accuracy"
+    return Table("cc-table-3", title, rows, columns, entries, unit="accuracy %", baseline="gate")
+
+
+def _forms() -> Table:
+    """What the poster leaves open: each reading of the loss, on the nets of our own rows."""
+    rows = {row: heading for row, (heading, *_) in _OURS.items()}
+    entries = {
+        (row, arm): Entry(f"{runs}/{arm}", metric=metric) for row, (_, runs, metric) in _OURS.items() for arm in FORMS
+    }
+    title = "CC-Loss by each reading of its formula, accuracy"
+    return Table("cc-forms", title, rows, FORMS, entries, unit="accuracy %", baseline="gate")
+
+
+def _figure() -> Table:
+    """What the picture of the features claims, as a number of the runs of Table 2."""
+    columns = {arm: _HEADINGS[arm] for arm in ("ce", "gate", "cc")}
+    rows = {row: _OURS[row][0] for row in ("mnist_vgg8_slim", "mnist_resnet18_slim")}
+    entries = {(row, arm): Entry(f"{_OURS[row][1]}/{arm}", metric="silhouette") for row in rows for arm in columns}
+    title = "CC-Loss, its t-SNE figure: silhouette of the features by class, times 100"
+    return Table("cc-figure", title, rows, columns, entries, unit="score %")
+
+
+def tables() -> tuple[Table, ...]:
+    """Every table that CC-Loss' chapters read, in the paper's order."""
+    return (
+        _comparison(
+            "cc-table-1",
+            "CC-Loss, Table 1: loss functions, accuracy",
+            ("ce", "focal", "a_softmax", "mc", "ical", "fical", "cc"),
+        ),
+        _comparison("cc-table-2", "CC-Loss, Table 2: the gate, accuracy", ("ce", "gate", "cc")),
+        _table_3(),
+        _forms(),
+        _figure(),
+    )
