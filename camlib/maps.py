@@ -7,6 +7,7 @@ Notation: `maps` (N, C, H, W) are feature maps f, `weight` (K, C) is the classif
 import torch
 from torch import Tensor
 
+from camlib.names import lookup
 from camlib.target import check_target
 
 
@@ -171,18 +172,25 @@ def attend(kind: str, gradient: Tensor, maps: Tensor) -> Tensor:
 
     Raises:
         ValueError: `maps` does not have four dimensions.
+        UnknownName: the kind is unknown.
     """
     _check_maps(maps)
-    if kind == "grad_cam":
-        channel_weights = gradient.mean((2, 3))
-    elif kind == "channel_weighted":
-        channel_weights = gradient.relu().mean((2, 3))
-    else:
-        positive = gradient.relu()
-        # alpha divided through by g², which would vanish in float32 together with g³.
-        alpha = 1 / (2 + positive * full_precision(maps.detach()).sum((2, 3), keepdim=True))
-        channel_weights = (alpha * positive).sum((2, 3))
-    return _weighted_sum(channel_weights, maps).relu()
+    channel_weights = lookup(_CHANNEL_WEIGHTS, kind, "kind of attention")
+    return _weighted_sum(channel_weights(gradient, maps), maps).relu()
+
+
+def _grad_cam_pp_weights(gradient: Tensor, maps: Tensor) -> Tensor:
+    positive = gradient.relu()
+    # alpha divided through by g², which would vanish in float32 together with g³.
+    alpha = 1 / (2 + positive * full_precision(maps.detach()).sum((2, 3), keepdim=True))
+    return (alpha * positive).sum((2, 3))
+
+
+_CHANNEL_WEIGHTS = {  # (gradient, maps) -> (N, C)
+    "grad_cam": lambda gradient, maps: gradient.mean((2, 3)),
+    "grad_cam_pp": _grad_cam_pp_weights,
+    "channel_weighted": lambda gradient, maps: gradient.relu().mean((2, 3)),
+}
 
 
 def gradients_of_score(logits: Tensor, target: Tensor, *at: Tensor, create_graph: bool = False) -> tuple[Tensor, ...]:

@@ -59,11 +59,12 @@ def record(
     )
 
 
-def append_some(folder, writer, count):
-    """What one process does in a test of several."""
+def append_some(folder, together, count):
+    """What one process does in a test of several: all of them append the same runs, each at the same moment."""
     for i in range(count):
+        together.wait()
         # Long lines, so that one write is not whole by luck.
-        records.append(record(seed=100 * writer + i, note="x" * 100_000), folder)
+        records.append(record(seed=i, note="x" * 100_000), folder)
 
 
 def tiny(experiment: Experiment) -> Experiment:

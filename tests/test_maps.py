@@ -1,11 +1,13 @@
 """The maps against the paper's sums, written out as loops in float64 (CAM-loss, Eq. 1–3)."""
 
 import math
+import re
 
 import pytest
 import torch
 
-from camlib.maps import caam, cam, channel_weighted, grad_cam, grad_cam_pp, minmax
+from camlib.maps import attend, caam, cam, channel_weighted, grad_cam, grad_cam_pp, minmax
+from camlib.names import UnknownName
 
 N, C, K, H, W = 3, 4, 5, 2, 3
 ROWS = {
@@ -317,3 +319,11 @@ def test_gradient_maps_need_gradients(maps, weight, gradient_map):
         logits = maps.requires_grad_().mean((2, 3)) @ weight.T
     with pytest.raises(ValueError, match=r"not inside torch\.no_grad"):
         gradient_map(logits, maps, target_of(ROWS["one-hot"]))
+
+
+@pytest.mark.parametrize("kind", ["gradcam", "grad_cam++", ""])
+def test_attention_of_an_unknown_kind_is_refused(maps, kind):
+    with pytest.raises(
+        UnknownName, match=f"no kind of attention is called '{re.escape(kind)}'; the nearest: .*grad_cam"
+    ):
+        attend(kind, maps, maps)

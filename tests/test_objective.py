@@ -230,6 +230,15 @@ def test_the_teacher_is_named_by_its_weights():
     assert objective.describe()["teacher"] != first["teacher"]
 
 
+def test_statistics_of_the_teacher_are_part_of_its_name():
+    """Two nets of the same weights that normalise differently teach differently."""
+    teacher = observe(create("resnet8", 3))
+    objective = Objective(teacher=teacher, ce=(1.0, CrossEntropy()))
+    first = objective.describe()["teacher"]
+    next(module for module in teacher.modules() if isinstance(module, nn.BatchNorm2d)).running_mean[0] += 1e-3
+    assert objective.describe()["teacher"] != first
+
+
 def test_mix_runs_the_model_and_gives_the_target(observed):
     """The terms see what `mix` returned, and the history remembers its name."""
 

@@ -340,6 +340,15 @@ def test_functional_dropout_follows_train_and_eval(call, share):
             assert torch.equal(observed.eval()(images).logits, model.eval()(images))
 
 
+def test_pooled_features_are_those_in_front_of_dropout():
+    """Training drops what the classifier takes in; what is shown as pooled stays the mean of the maps."""
+    torch.manual_seed(0)
+    observed = observe(torchvision.models.mobilenet_v2(weights=None, num_classes=K).train())
+    out = observed(pixels(4))
+    torch.testing.assert_close(out.pooled, out.maps[-1].mean((2, 3)))
+    assert not torch.allclose(out.pooled @ out.weight.T + observed.head.bias, out.logits), "nothing was dropped"
+
+
 def test_drop_paths_of_blocks_follow_train_and_eval():
     """A block without convolution stays whole, or its stochastic depth would be traced in evaluation mode."""
 

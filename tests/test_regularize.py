@@ -45,6 +45,14 @@ def test_a_net_without_residual_blocks_is_refused(regularize):
 
 
 @regularizers
+@pytest.mark.parametrize("training", [True, False])
+def test_they_begin_in_the_mode_of_their_block(regularize, training):
+    model = create("resnet20", K).train(training)
+    regularize(model, 0.5)
+    assert {block.residual_drop.training for block in residual_blocks(model)} == {training}
+
+
+@regularizers
 @pytest.mark.parametrize("last", [-0.1, 1.5, float("nan")])
 def test_what_is_no_probability_is_refused(regularize, last):
     with pytest.raises(ValueError, match=f"last is {last}, expected a probability between 0 and 1"):

@@ -148,8 +148,11 @@ def test_search_finds_a_page(visit):
 
 
 def test_search_opens_from_the_keyboard(visit):
-    page, _ = visit("index.html")
+    page, wrong = visit("index.html")
     page.keyboard.press("Control+k")
     page.locator("input[type=search]:visible").first.fill("activation")
     page.keyboard.press("Enter")
     page.wait_for_selector("#search-results li a")
+    assert "search.html?q=activation" in page.url
+    assert page.locator("#search-results li a").first.inner_text().strip()
+    assert not wrong

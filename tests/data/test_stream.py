@@ -285,6 +285,27 @@ def test_colours_change_by_up_to_two_fifths(name, jitters):
     assert (len(saturations) > 10) is jitters
 
 
+@pytest.mark.parametrize("name", ["imagenet", "imagenet_ten_crop", "few_shot", "few_shot_112"])
+def test_hues_stay(name):
+    """A red picture stays red, if brighter, paler or of less contrast: green and blue remain equal."""
+    torch.manual_seed(0)
+    red = Image.new("RGB", (40, 40), (200, 40, 40))
+    found = [TRANSFORMS[name][0](red).getpixel((0, 0)) for _ in range(60)]
+    assert all(green == blue < pixel for pixel, green, blue in found)
+
+
+@pytest.mark.parametrize("name", ["fine_grained", "cub_448", "few_shot", "few_shot_112", "whole_299", "whole_64"])
+def test_a_picture_that_is_not_square_is_squeezed_into_a_square(name):
+    """Both sides of a wide picture show as much of it as its top and bottom."""
+    across = np.broadcast_to(np.arange(200, dtype=np.uint8)[None, :, None], (100, 200, 3))
+    down = np.broadcast_to(np.arange(0, 200, 2, dtype=np.uint8)[:, None, None], (100, 200, 3))
+    spans = []
+    for ramp in (across, down):
+        pixels = np.asarray(TRANSFORMS[name][1](Image.fromarray(ramp.copy())), dtype=int)
+        spans.append(pixels.max() - pixels.min())
+    assert abs(spans[0] - spans[1]) <= 3
+
+
 def test_a_training_crop_of_fine_grained_pictures_lies_anywhere():
     """600 by 600 pixels, whatever the shape was, and a window of 448 of them."""
     ramp = Image.fromarray(np.broadcast_to(np.arange(150, dtype=np.uint8)[:, None, None], (150, 300, 3)).copy())

@@ -8,12 +8,12 @@ import samples
 import torch
 from PIL import Image
 
-from camlib import checkpoint, recipes, records
+from camlib import checkpoint, recipes, records, weights
 from camlib.data import DataError, datasets, load
 from camlib.models import create
 from camlib.names import UnknownName
 from camlib.recipes import Cell, Experiment, NotRunnable, call, cell
-from camlib.run import loaders, run
+from camlib.run import _trained, loaders, run
 from camlib.train import Recipe, ResumeError
 from camlib.weights import checkpoints
 
@@ -130,6 +130,8 @@ def test_grey_images_get_a_net_with_one_channel(tmp_path, monkeypatch, scenes):
 def test_loaders_normalise_both_splits_by_the_training_images_and_augment_only_those(scenes):
     train_loader, test_loader = loaders(TINY, scenes["train"], scenes["test"], seed=5)
     mean, std = datasets.statistics(scenes["train"].images)
+    assert train_loader.source is scenes["train"]
+    assert test_loader.source is scenes["test"]
     for loader in (train_loader, test_loader):
         torch.testing.assert_close(loader.mean.flatten(), mean)
         torch.testing.assert_close(loader.std.flatten(), std)
@@ -152,6 +154,39 @@ def test_a_teacher_is_trained_first_and_the_same_for_every_student(tmp_path, mon
     assert made[0].objective["teacher"] == made[1].objective["teacher"]
     again = run(students[0], "quick", 1, out=tmp_path, progress=False)
     assert again.history == made[0].history
+
+
+def test_a_student_starts_from_the_same_weights_with_and_without_a_teacher(tmp_path, monkeypatch):
+    """Making a teacher draws numbers; the seed of the student is set after that."""
+    monkeypatch.setitem(recipes.PRESETS, "quick", samples.tiny)
+    starts = []
+
+    def before_training(observed, *arguments, **options):
+        starts.append({name: tensor.clone() for name, tensor in observed.graph.state_dict().items()})
+        raise InterruptedError
+
+    monkeypatch.setattr("camlib.run._trained", lambda *names, **how: create("resnet8", 10))
+    monkeypatch.setattr("camlib.run.fit", before_training)
+    for arm in ("ce", "kd"):
+        with pytest.raises(InterruptedError):
+            run(cell(f"cam-table-7/f/{arm}"), "quick", 1, out=tmp_path, progress=False)
+    alone, taught = starts
+    assert all(torch.equal(alone[name], taught[name]) for name in alone)
+
+
+def test_one_process_keeps_the_weights_of_a_teacher_that_all_trained(tmp_path, monkeypatch):
+    """As process 1 of 2 sees it: it trains along, waits, and leaves the file to process 0."""
+    events = []
+    monkeypatch.setattr("camlib.run.run", lambda *_, **__: events.append("trained"))
+    monkeypatch.setattr(weights, "keep", lambda *_: events.append("kept"))
+    monkeypatch.setattr(weights, "trained", lambda *_: events.append("read"))
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "barrier", lambda: events.append("waited"))
+    for rank, expected in ((0, ["trained", "kept", "waited", "read"]), (1, ["trained", "waited", "read"])):
+        monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
+        events.clear()
+        _trained("cam-table-1/resnet20/ce", preset="quick", seed=0, out=tmp_path)
+        assert events == expected
 
 
 def test_a_run_starts_from_the_net_of_its_own_seed(tmp_path, monkeypatch):
@@ -191,8 +226,11 @@ def test_images_in_files_are_streamed(tmp_path):
         Image.new("RGB", (50, 40), (30 * number, 0, 0)).save(tmp_path / f"{number}.png")
     paths = tuple(sorted(tmp_path.glob("*.png")))
     files = datasets.FileSet(paths, torch.arange(8) % 2, ("dark", "light"))
-    experiment = replace(TINY, transform="few_shot_112", batch_size=4, augment=())
+    experiment = replace(TINY, transform="few_shot_112", batch_size=4, augment=("cutmix",))
     train_loader, test_loader = loaders(experiment, files, files, seed=5)
+    assert (train_loader.augment, test_loader.augment) == (("cutmix",), ())
+    assert (train_loader.transform, test_loader.transform) == ("few_shot_112", "few_shot_112")
+    assert (train_loader.shuffle, test_loader.shuffle) == (True, False)
     assert (len(train_loader), train_loader.count, test_loader.count) == (2, 8, 8)
     images, target = next(train_loader.batches(0))
     assert images.shape == (4, 3, 112, 112)

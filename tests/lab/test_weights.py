@@ -1,6 +1,8 @@
 """Trained nets that ship with the book."""
 
+import pickle
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,7 +22,8 @@ def save_run(folder, epoch):
 def test_kept_weights_come_back_to_half_precision(tmp_path):
     net = save_run(tmp_path / "runs", CELL.experiment.recipe.epochs)
     path = weights.keep(CELL, "paper", 3, tmp_path / "runs", tmp_path / "kept")
-    assert path.stat().st_size < 400_000
+    kept = torch.load(path, weights_only=True)
+    assert {tensor.dtype for tensor in kept.values() if tensor.is_floating_point()} == {torch.float16}
     back = weights.trained(CELL.name, "paper", 3, tmp_path / "kept")
     assert not back.training
     for name, tensor in net.state_dict().items():
@@ -63,6 +66,7 @@ def test_the_net_of_another_cell_is_refused(tmp_path):
 def test_start_from_lends_everything_but_the_classifier():
     torch.manual_seed(0)
     source, model = models.create("resnet8", 10), models.create("resnet8", 3)
+    source.train()(torch.randn(4, 3, 32, 32))  # statistics that are not those of a fresh net
     own = model.fc.weight.clone()
     weights.start_from(model, source.state_dict())
     assert torch.equal(model.fc.weight, own)
@@ -89,3 +93,14 @@ def test_a_file_of_weights_is_read_in_single_precision(tmp_path):
     torch.save({"epoch": 3}, tmp_path / "other.pt")
     with pytest.raises(ValueError, match=r"other.pt does not hold the named tensors"):
         weights.read(tmp_path / "other.pt")
+
+
+def test_a_file_that_holds_code_is_refused_and_not_executed(tmp_path):
+    class Code:
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "executed",)
+
+    torch.save({"conv1.weight": Code()}, tmp_path / "net.pt")
+    with pytest.raises(pickle.UnpicklingError):
+        weights.read(tmp_path / "net.pt")
+    assert not (tmp_path / "executed").exists()

@@ -276,6 +276,16 @@ def test_gradients_are_finite_at_angles_0_and_pi_and_without_features(term, fact
     assert weight.grad.isfinite().all()
 
 
+def test_am_softmax_without_features_has_a_slope_that_a_step_survives():
+    """The direction of a vector of zeros is not defined; its slope is 1 / eps of the scaling to length 1, 1e5."""
+    weight = random_output(dtype=torch.float32).weight
+    features = torch.zeros(N, C, requires_grad=True)
+    AMSoftmax(scale=30.0)(of_features(features, weight), TARGET.float(), State()).backward()
+    slope = features.grad.norm(dim=1)
+    assert (slope > 0).all()
+    assert (slope < 2 * 30 / N / 1e-5).all()
+
+
 # Focal loss
 
 

@@ -295,6 +295,15 @@ def test_random_confuser_never_draws_a_class_of_the_image(net):
     assert RandomConfuserICASC()(out, target, State()).isfinite()
 
 
+def test_random_confuser_draws_no_class_that_was_mixed_in(net):
+    """However small its share: the image shows it."""
+    out = net(inner_maps())
+    target = torch.tensor([[0.9, 0.1, 0, 0, 0], [0, 0, 0.5, 0.5, 0], [0, 0.3, 0, 0, 0.7]], dtype=torch.float64)
+    torch.manual_seed(0)
+    drawn = torch.stack([RandomConfuserICASC().confuser(out, target) for _ in range(200)])
+    assert [set(column.tolist()) for column in drawn.T] == [{2, 3, 4}, {0, 1, 4}, {0, 2, 3}]
+
+
 @pytest.mark.parametrize("term", [ICASC, RandomConfuserICASC])
 def test_a_row_with_every_class_positive_adds_nothing_to_separation(net, term):
     target = torch.ones(N, K, dtype=torch.float64)

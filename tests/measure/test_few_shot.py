@@ -223,3 +223,15 @@ def test_the_defaults_are_those_of_the_protocol_and_read_as_text():
     test = FewShot()
     assert repr(test) == "FewShot(ways=5, shots=(1, 5), queries=15, episodes=600)"
     assert pickle.loads(pickle.dumps(test)) == test
+
+
+def test_a_readers_seed_changes_no_episode(monkeypatch):
+    _, loader = images_of(6, 12)
+    drawn = []
+    monkeypatch.setattr(few_shot, "episodes", lambda *given, seed: drawn.append(episodes(*given, seed)) or drawn[-1])
+    model = create("resnet8", 6)
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        FewShot(ways=WAYS, shots=(1,), queries=5, episodes=3)(model, loader)
+    for first, second in zip(*drawn, strict=True):
+        assert torch.equal(first, second)

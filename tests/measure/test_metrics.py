@@ -190,6 +190,13 @@ def test_iou_of_clear_cases():
     assert threshold_iou(nothing[None], mask[None], threshold=0).item() == 0, "a zero is not high"
 
 
+def test_a_cell_at_the_threshold_is_in_the_region():
+    maps = torch.tensor([[[1.0, 0.5], [0.25, 0.0]]])
+    mask = torch.tensor([[[True, True], [False, False]]])
+    assert threshold_iou(maps, mask, threshold=0.5).item() == 1
+    assert threshold_iou(maps, mask, threshold=0.25).item() == pytest.approx(2 / 3)
+
+
 @pytest.mark.parametrize("threshold", [-0.1, 1, math.nan])
 def test_threshold_is_a_share(threshold):
     with pytest.raises(ValueError, match=f"threshold is {threshold}, expected a share of each map's maximum"):
@@ -332,6 +339,14 @@ def test_calibration_of_clear_cases():
         expected_calibration_error(torch.zeros(4, 2), target, bins=0)
     with pytest.raises(ValueError, match="logits hold numbers that are not finite"):
         expected_calibration_error(torch.full((4, 2), torch.nan), target)
+
+
+def test_a_confidence_on_the_edge_of_two_bins_is_in_the_lower_one():
+    """1/2, and right, shares a bin with 1/3, and wrong: their errors of -1/2 and 1/3 offset each other."""
+    logits = torch.tensor([[0.0, 0.0, -1e4, -1e4], [0.0, 0.0, 0.0, -1e4]])
+    target = one_hot(torch.tensor([0, 3]), 4)
+    assert expected_calibration_error(logits, target, bins=2) == pytest.approx((1 / 2 - 1 / 3) / 2)
+    assert expected_calibration_error(1e4 * target, target, bins=2) == 0, "1 is in the last bin"
 
 
 def test_attention_overlap_by_loops():
@@ -496,6 +511,17 @@ def test_distance_ratio_by_loops():
             (same if labels[i] == labels[j] else other).append(distance)
     expected = (sum(same) / len(same)) / (sum(other) / len(other))
     assert distance_ratio(features.requires_grad_(), labels) == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_point_is_at_no_distance_from_itself():
+    """Pairs so close that the rounding of a row's distance to itself would be a hundredth of theirs."""
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.randn(30, 64, dtype=torch.float64, generator=generator)
+    step = torch.zeros(64, dtype=torch.float64)
+    step[0] = 1e-5
+    features, labels = torch.cat([centres, centres + step]), torch.arange(30).repeat(2)
+    between = (features[:, None] - features[None]).norm(dim=2)[labels[:, None] != labels].mean().item()
+    assert distance_ratio(features, labels) * between == pytest.approx(1e-5, rel=1e-3)
 
 
 def test_distance_ratio_of_more_images_than_are_taken_at_a_time():

@@ -29,6 +29,8 @@ def test_seeds_by_hand():
     scores = seed_scores(maps, (2, 2))
     assert scores.shape == (1, 4, 2, 2)
     assert scores.argmax(1).tolist() == [[[1, 0], [2, 2]]]  # 1/10 and 0.1/0.5: exactly a fifth goes to the ground
+    a_quarter = torch.tensor([[[[1.0, 0.25], [0.21, 0.19]]]])
+    assert seed_scores(a_quarter, (2, 2)).argmax(1).tolist() == [[[1, 1], [1, 0]]]
     assert seed_scores(maps, (2, 2), foreground=0.05).argmax(1).tolist() == [[[1, 2], [2, 2]]]
     assert seed_scores(0 * maps, (4, 4)).argmax(1).unique().tolist() == [0]
 

@@ -6,8 +6,8 @@ from torch import nn
 
 from camlib.models import NETS, create, residual_blocks
 from camlib.models.densenet import DenseNet
-from camlib.models.preresnet import preresnet
-from camlib.models.pyramidnet import PyramidNet
+from camlib.models.preresnet import bottleneck, preresnet
+from camlib.models.pyramidnet import PyramidBlock, PyramidNet
 from camlib.models.resnext import resnext
 from camlib.models.vgg import VGG
 from camlib.models.wrn import wrn
@@ -202,6 +202,42 @@ def test_the_shortcut_of_a_pyramid_is_its_pooled_input_and_zeros():
         assert result[:, old:].abs().sum() == 0
         maps = result
     assert maps.shape == (2, 4 * (16 + 24), 8, 8)
+
+
+def parts_of(block):
+    """A block's convolutions and batch normalisations, in order, and the latter with statistics of their own."""
+    convolutions, norms = ([m for m in block.modules() if isinstance(m, kind)] for kind in (nn.Conv2d, nn.BatchNorm2d))
+    for norm in norms:
+        norm.running_mean.normal_()
+        nn.init.normal_(norm.weight)
+        nn.init.normal_(norm.bias)
+    return convolutions, norms
+
+
+@pytest.mark.parametrize(("in_channels", "stride"), [(16, 1), (16, 2), (24, 1)])
+def test_a_block_of_a_pyramid_has_two_relus_between_its_convolutions(in_channels, stride):
+    """Han et al. 2017, Figure 6(d): none before the first convolution, none behind the last or the addition."""
+    torch.manual_seed(0)
+    block = PyramidBlock(in_channels, 24, stride).eval()
+    (first, middle, last), (before, second, third, behind) = parts_of(block)
+    maps = pixels(2, in_channels, 8)
+    residual = last(third(middle(second(first(before(maps))).relu())).relu())
+    shortcut = nn.functional.pad(block.pool(maps), (0, 0, 0, 0, 0, 24 - in_channels))
+    torch.testing.assert_close(block(maps.clone()), behind(residual) + shortcut)
+
+
+@pytest.mark.parametrize(("in_channels", "stride"), [(16, 1), (16, 2), (24, 1)])
+def test_a_shortcut_that_changes_the_shape_starts_behind_the_first_activation(in_channels, stride):
+    """He et al. 2016; where the shape stays the maps go by as they are."""
+    torch.manual_seed(0)
+    block = bottleneck(in_channels, 24, stride).eval()
+    convolutions, (before, second, third) = parts_of(block)
+    first, middle, last = (m for m in convolutions if m is not block.shortcut)
+    maps = pixels(2, in_channels, 8)
+    active = before(maps).relu()
+    residual = last(third(middle(second(first(active)).relu())).relu())
+    shortcut = maps if (in_channels, stride) == (24, 1) else block.shortcut(active)
+    torch.testing.assert_close(block(maps.clone()), residual + shortcut)
 
 
 @pytest.mark.parametrize("name", ["densenet_bc_190_40", "vgg16_bn", "resnet50"])
