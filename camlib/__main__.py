@@ -113,9 +113,7 @@ def _run(arguments: argparse.Namespace) -> int:
 def _check_writable(folder: Path) -> None:
     nearest = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
     if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
-        raise OSError(
-            f"nothing can be written to {folder}: {nearest} is no folder that you may write to; choose another"
-        )
+        raise OSError(f"nothing can be written to {folder}: {nearest} is no folder that you may write to")
 
 
 def _table(arguments: argparse.Namespace) -> int:
@@ -198,8 +196,8 @@ def _show_plan(
         print(f"{job.run.path:<{width}}  {job.state:<7}  {_duration(found.seconds):>6}  {sizes}  {needs}".rstrip())
     left = sum(job.state != "done" for job in jobs)
     print(
-        f"\n{len(jobs)} runs, {len(jobs) - left} done, {left} left: {_duration(total)} of work on {device_name(device)}, "
-        f"{_duration(total / side_by_side)} with {side_by_side} side by side; {disk / 2**30:.1f} GiB of checkpoints"
+        f"\n{len(jobs)} runs, {len(jobs) - left} done, {left} left: {_duration(total)} of work on "
+        f"{device_name(device)}, {_duration(total / side_by_side)} with {side_by_side} side by side; {disk / 2**30:.1f} GiB of checkpoints"
         + (f"; {unknown} do not fit" if unknown else "")
     )
     print("Time is that of records made on such a device, or of timed steps without tests. To train: add --run")

@@ -17,12 +17,15 @@ from IPython.display import HTML, display
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 
-from camlib import recipes, records
+from camlib.lab import verdict
+from camlib.lab.presets import PRESETS
+from camlib.lab.record import Record
+from camlib.lab.run import run
+from camlib.lab.runs import Run
+from camlib.lab.table import Entry
+from camlib.lab.tables import TABLES
 from camlib.names import lookup
 from camlib.provenance import commit, device_name, versions
-from camlib.recipes import PRESETS
-from camlib.run import run
-from camlib.train import Record
 
 
 @dataclass(frozen=True)
@@ -50,25 +53,23 @@ class Book:
 
     @cached_property
     def _runs(self) -> Path:
-        """Where the cells that this chapter trains keep their checkpoints, teachers among them."""
-        return self.folder("tables") or Path(tempfile.mkdtemp())
+        """Where the runs that this chapter trains keep their checkpoints, teachers among them."""
+        return self.folder("runs") or Path(tempfile.mkdtemp())
 
     def train(self, name: str) -> Record:
-        """Train one cell of a table at the preset in force, and say in one line what came out.
+        """Train a run at the preset in force, and say in one line what came out.
 
         Args:
-            name: TABLE/ROW/COLUMN.
+            name: of a run, as "scenes/resnet8/cam".
 
         Raises:
-            KeyError: there is no such cell.
-            NotRunnable: the cell has no recipe.
+            KeyError: there is no such run.
         """
-        cell = recipes.cell(name)
-        table = recipes.TABLES[cell.table]
-        record = run(cell, self.preset, self.seed, out=self._runs, device=self.device, progress=False)
-        value = records.in_unit(record.metrics[cell.metric], table.unit)
-        what = f"{table.rows[cell.row]}, {table.columns[cell.column]}: {table.unit.removesuffix(' %')} {value:.2f} %"
-        print(f"{what} on {record.about['data']}, with {record.about['net']} after {record.epochs_done} epochs")
+        which = Run(name, self.preset, self.seed)
+        record = run(which, out=self._runs, device=self.device, progress=False)
+        metric = "accuracy" if "accuracy" in record.metrics else next(iter(record.metrics))
+        what = f"{name}: {metric.replace('_', ' ')} {record.metrics[metric]:.2%}"
+        print(f"{what} on {record.data}, with {record.net} after {record.epochs_done} epochs")
         return record
 
     def table(self, name: str) -> pandas.DataFrame:
@@ -77,14 +78,13 @@ class Book:
         Raises:
             KeyError: there is no such table.
         """
-        table = lookup(recipes.TABLES, name, "table")
-        frame = records.table(name)
-        cited = [" (cited)" if cell.cited else "" for cell in table.cells.values()]
-        paper = [
-            "–" if number != number else f"{number:.2f}{c}" for number, c in zip(frame["paper"], cited, strict=True)
-        ]
-        shown = pandas.DataFrame({"paper": paper, "ours, paper protocol": frame["text"]})
-        short = records.table(name, "short")
+        table = lookup(TABLES, name, "table")
+        frame = verdict.beside_paper(table)
+        entries = table.entries.values()
+        paper = [_paper_number(entry) for entry in entries]
+        # Of a row that is in no paper, "paper" is the whole of our own protocol.
+        shown = pandas.DataFrame({"paper": paper, "ours, full protocol": frame["text"]})
+        short = verdict.beside_paper(table, "short")
         if short["n"].any():
             shown["ours, short protocol"] = short["text"]
         headings = frame["row"].map(table.rows), frame["column"].map(table.columns)
@@ -92,28 +92,21 @@ class Book:
         return shown
 
     def commands(self, name: str) -> None:
-        """Print, for every cell of a table, the command that trains it, or why there is none.
+        """Print the runs behind a table, and the commands that show what they cost and train them.
 
         Raises:
             KeyError: there is no such table.
         """
-        with_it: dict[str, list[str]] = {}
-        for cell in lookup(recipes.TABLES, name, "table").cells.values():
-            if cell.experiment is None:
-                print(f"{cell.name}: no command, the paper cites {cell.cited}")
-            else:
-                with_it.setdefault(cell.runs, []).append(cell.name)
-        for home, names in with_it.items():
-            others = [other for other in names if other != home]
-            if home in names:
-                print(f"python -m camlib run {home} --preset paper --seed 0")
-            else:
-                print(f"{others.pop(0)}: the runs of {home}")
-            if others:
-                print(f"  and with it {', '.join(others)}")
+        table = lookup(TABLES, name, "table")
+        cited = [f"{row}/{column} ({entry.cited})" for (row, column), entry in table.entries.items() if not entry.run]
+        others = f"; no run stands behind what the paper cites: {', '.join(cited)}" if cited else ""
+        print(f"{len(table.runs)} runs of one seed stand behind {len(table.entries)} numbers{others}.")
+        print(f"python -m camlib plan {name} --seeds 0-4          # each run once, and what it costs on this machine")
+        print(f"python -m camlib plan {name} --seeds 0-4 --run    # trains what is left; goes on where it was stopped")
+        print("\n".join(table.runs))
 
     def verdicts(self, name: str, baseline: str | None = None) -> None:
-        """Print the verdict on every cell of a table that has paired runs, by each protocol.
+        """Print the verdict on every number of a table that has paired runs, by each protocol.
 
         Args:
             name: the table.
@@ -122,9 +115,9 @@ class Book:
         Raises:
             KeyError: there is no such table or column.
         """
-        table = lookup(recipes.TABLES, name, "table")
+        table = lookup(TABLES, name, "table")
         for preset in ("paper", "short"):
-            judged = [line for line in records.verdicts(name, preset, baseline).itertuples() if line.n]
+            judged = [line for line in verdict.on_table(table, preset, baseline).itertuples() if line.n]
             for line in judged:
                 print(f"{table.rows[line.row]}, {table.columns[line.column]}, {preset} protocol:")
                 print(f"  {line.label.upper()}. {line.text}")
@@ -188,10 +181,17 @@ class Book:
             print("Right.")
 
 
+def _paper_number(entry: Entry) -> str:
+    if entry.paper is None:
+        return "–"
+    spread = "" if entry.spread is None else f" ± {entry.spread:.2f}"
+    return f"{entry.paper:.2f}{spread}{' (cited)' if entry.cited else ''}"
+
+
 def setup(seed: int = 0) -> Book:
     """Seed everything, choose preset and device, and print them with the versions in one line.
 
-    The preset is the environment variable CAMLIB_PRESET, by default "colab" with a GPU and "quick" without.
+    The preset is the environment variable CAMLIB_PRESET, by default "short" with a GPU and "quick" without.
 
     Args:
         seed: of torch's global generator and of what the chapter derives from it.
@@ -200,7 +200,7 @@ def setup(seed: int = 0) -> Book:
         KeyError: CAMLIB_PRESET names no preset.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    preset = os.environ.get("CAMLIB_PRESET") or ("colab" if device.type == "cuda" else "quick")
+    preset = os.environ.get("CAMLIB_PRESET") or ("short" if device.type == "cuda" else "quick")
     lookup(PRESETS, preset, "preset")
     torch.manual_seed(seed)
     pyplot.rcParams.update({"figure.dpi": 100, "font.size": 10, "axes.spines.top": False, "axes.spines.right": False})

@@ -46,10 +46,11 @@ def select(what: Iterable[str]) -> list[str]:
 
 def _selected(name: str) -> list[str]:
     if any(mark in name for mark in "*?["):
-        names = fnmatch.filter(RUNS, name)
-        if not names:
-            raise UnknownName(f"no run's name matches '{name}': python -m camlib list shows tables and their runs")
-        return names
+        rows = [f"{table.name}/{row}" for table in TABLES.values() for row in table.rows]
+        found = fnmatch.filter(RUNS, name) + [run for row in fnmatch.filter(rows, name) for run in _selected(row)]
+        if not found:
+            raise UnknownName(f"nothing is called like '{name}': python -m camlib list shows tables and their runs")
+        return found
     table, _, row = name.partition("/")
     if table in TABLES:
         entries = TABLES[table].entries.items()

@@ -50,7 +50,7 @@ def _isda(net: str, data: str) -> Experiment:
     if net == "wrn28_10":
         schedule = _steps(240, (60, 120, 160, 200), decay=0.2, **_WIDE)
         return with_arm(Experiment(net, data, schedule, tests=_CONFUSION), "dropout")
-    return Experiment(net, data, _steps(160, (80, 120), weight_decay=1e-4), tests=_CONFUSION)
+    return Experiment(net, data, _steps(160, (80, 120), weight_decay=1e-4, nesterov=True), tests=_CONFUSION)
 
 
 def _cutmix_cifar(net: str) -> Experiment:
@@ -181,13 +181,13 @@ def _voc_animals(net: str) -> Experiment:
 def _scenes(net: str, data: str = "scenes") -> Experiment:
     """Twelve epochs of Scenes: our settings. What CAM-loss counts from 160 epochs moves in proportion."""
     schedule = Schedule(epochs=160, weight_decay=5e-4)
-    tests = (*_CONFUSION, call(measure.FreeGrounds).at_quick(count=500))
+    tests = (*_CONFUSION, call(measure.Grouping), call(measure.FreeGrounds).at_quick(count=500))
     return Experiment(net, data, schedule, tests=tests)
 
 
 def _scenes_fair(net: str) -> Experiment:
     """Grounds that say nothing, and so few images that cross-entropy makes errors on images like them."""
-    return replace(_scenes(net, "scenes_free"), train_images=1000, tests=_CONFUSION)
+    return replace(_scenes(net, "scenes_free"), train_images=1000, tests=(*_CONFUSION, call(measure.Grouping)))
 
 
 def _scenes_multi(net: str) -> Experiment:

@@ -129,7 +129,7 @@ def fit(
         loaders: of the training and of the test images.
         schedule: optimiser, length and arithmetic.
         out: a folder for the checkpoints of this run alone; None to keep none.
-        test: what a test of the model is; `evaluate` by default.
+        test: what a test of the model is at the end; `evaluate` by default. At the epochs before it is `evaluate`.
         resume: "auto" goes on from the last checkpoint in `out`, if any; "never" removes what is there.
         time_limit: seconds after which the run stops at a checkpoint; it is then unfinished.
         progress: show a progress bar (the environment variable TQDM_DISABLE=1 hides it, too).
@@ -351,7 +351,9 @@ class _Run:
         done = now.epoch + 1
         test = {}
         if done % self.schedule.test_every == 0 or done == self.schedule.epochs:
-            test = self.test(self.observed, self.test_loader, self.schedule.precision)
+            test = (self.test if done == self.schedule.epochs else evaluate)(
+                self.observed, self.test_loader, self.schedule.precision
+            )
         for name, value in test.items():
             if not math.isfinite(value):
                 raise self.not_finite(f"the test's {name} is {value} after", now.step - 1, "")
