@@ -197,8 +197,8 @@ def _show_plan(
     left = sum(job.state != "done" for job in jobs)
     print(
         f"\n{len(jobs)} runs, {len(jobs) - left} done, {left} left: {_duration(total)} of work on "
-        f"{device_name(device)}, {_duration(total / side_by_side)} with {side_by_side} side by side; {disk / 2**30:.1f} GiB of checkpoints"
-        + (f"; {unknown} do not fit" if unknown else "")
+        f"{device_name(device)}, {_duration(total / side_by_side)} with {side_by_side} side by side; "
+        f"{disk / 2**30:.1f} GiB of checkpoints{f'; {unknown} do not fit' if unknown else ''}"
     )
     print("Time is that of records made on such a device, or of timed steps without tests. To train: add --run")
     return 0
