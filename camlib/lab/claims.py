@@ -1,12 +1,16 @@
 """The claims of the three papers, and what the records say about each: the book's ledger."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 
-from camlib.lab import verdict
+from camlib.data import manifest
+from camlib.lab import record, verdict
+from camlib.lab.runs import Run
+from camlib.lab.table import Table
 from camlib.lab.tables import TABLES
 
 
@@ -380,3 +384,90 @@ def _finding(line, falls: bool) -> str:
     if abs(line.difference) <= line.half_width:
         return "undecided"
     return "contradicts" if (line.difference < 0) != falls else "supports"
+
+
+class Answer(NamedTuple):
+    """What a table has to say, in sentences; see `answer`.
+
+    Attributes:
+        paper: the largest and the smallest gain that the paper reports, and where.
+        measured: one sentence for each comparison that has been run.
+        still_open: how much of it has not been run, and the command that prints what that would cost.
+    """
+
+    paper: str
+    measured: tuple[str, ...]
+    still_open: str
+
+
+def answer(
+    table: Table,
+    baseline: str | None = None,
+    *,
+    methods: Sequence[str] = (),
+    rows: str = "",
+    folder: Path | None = None,
+) -> Answer:
+    """What the paper says in a table, what was measured, and what is still open.
+
+    Args:
+        table, baseline, methods, rows, folder: as in `camlib.lab.verdict.by_protocol`.
+
+    Raises:
+        RecordError, UnknownName: as `camlib.lab.verdict.by_protocol`.
+    """
+    judged = verdict.by_protocol(table, baseline, methods=methods, rows=rows, folder=folder)
+    against = table.columns[baseline or table.baseline]
+    measured = (measurement(line, table, against) for line in judged[judged["n"] > 0].itertuples())
+    return Answer(_paper(judged, table, against), tuple(measured), _still_open(table, folder))
+
+
+def _paper(judged: pd.DataFrame, table: Table, against: str) -> str:
+    claimed = judged.drop_duplicates(["row", "column"]).dropna(subset="claim").sort_values("claim", kind="stable")
+    if claimed.empty:
+        return "No paper reports these comparisons."
+    what = table.unit.removesuffix(" %")
+    ends = [
+        f"{verdict.in_points(line.claim, table.unit)} ({table.rows[line.row]}, {table.columns[line.column]})"
+        for line in (claimed.iloc[-1], claimed.iloc[0])
+    ]
+    if len(claimed) == 1:
+        return f"Against {against}, {what} {ends[0]}."
+    return f"Against {against}, {what} from {ends[0]} to {ends[1]}, over {len(claimed)} comparisons."
+
+
+def measurement(line, table: Table, against: str) -> str:
+    """A comparison that has been run, in one sentence: difference, interval, pairs, data, kind of test, protocol.
+
+    Args:
+        line: of `camlib.lab.verdict.by_protocol`, with at least one pair.
+        table: the one that it is of.
+        against: the heading of the baseline.
+    """
+    enough = line.n >= verdict.ENOUGH_SEEDS
+    gain = verdict.in_points(line.difference, table.unit, f" ± {line.half_width:.2f}" if enough else "")
+    pairs = f"{line.n} pair{'s' if line.n > 1 else ''} of seeds"
+    few = "" if enough else f", fewer than the {verdict.ENOUGH_SEEDS} from which anything follows"
+    data = manifest()[Run(line.run, line.preset).experiment.data]["title"]
+    test = (
+        "under our own shift of the test images" if verdict.shifted(line.row) else "on images like the training images"
+    )
+    return (
+        f"{table.rows[line.row]}: {table.columns[line.column]} {gain} than {against} "
+        f"({'mean and 95 % interval' if enough else 'mean'}, {pairs}{few}; {data}, {test}, {line.preset} protocol)."
+    )
+
+
+def _still_open(table: Table, folder: Path | None) -> str:
+    seeds = [[len(record.counting(name, preset, folder)) for preset in verdict.PROTOCOLS] for name in table.runs]
+    never, few = sum(not any(s) for s in seeds), sum(0 < max(s) < verdict.ENOUGH_SEEDS for s in seeds)
+    short = sum(paper == 0 < short for paper, short in seeds)
+    counts = (
+        (never, "have no record"),
+        (short, "have been run by the short protocol only"),
+        (few, f"have fewer than {verdict.ENOUGH_SEEDS} seeds"),
+    )
+    said = [f"{count} {what}" for count, what in counts if count]
+    open_runs = ", ".join(said) if said else "none: all have their seeds by the full protocol"
+    command = f"python -m camlib plan {table.name} --seeds 0-4"
+    return f"Of the {len(seeds)} runs behind this table {open_runs}. What the rest costs on your machine: {command}"
