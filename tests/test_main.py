@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 import samples
+from camlib.run import run
 
 import camlib.__main__
 from camlib import data, recipes, records
 from camlib.__main__ import main
-from camlib.run import run
 
 CELL = "cam-table-1/resnet20/cam"
 

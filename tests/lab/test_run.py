@@ -6,19 +6,18 @@ from dataclasses import replace
 import pytest
 import samples
 import torch
+from camlib.run import _trained, loaders, run
+from camlib.weights import checkpoints
 from PIL import Image
 
-from camlib import checkpoint, recipes, records, weights
 from camlib.data import DataError, datasets, load
 from camlib.models import create
 from camlib.names import UnknownName
 from camlib.recipes import Cell, Experiment, NotRunnable, call, cell
-from camlib.run import _trained, loaders, run
-from camlib.train import Recipe, ResumeError
-from camlib.weights import checkpoints
+from camlib.train import ResumeError, Schedule, checkpoint, recipes, records, weights
 
 TERMS = {"ce": (1.0, call("CrossEntropy")), "cam": (call("step_at", start=1, value=3.0), call("CAMLoss"))}
-TINY = Experiment("resnet8", "scenes", TERMS, Recipe(epochs=2), 32, train_images=96, test_images=40)
+TINY = Experiment("resnet8", "scenes", TERMS, Schedule(epochs=2), 32, train_images=96, test_images=40)
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +197,7 @@ def test_a_run_starts_from_the_net_of_its_own_seed(tmp_path, monkeypatch):
 
 
 def test_a_run_can_start_from_a_file(tmp_path):
-    still = tiny(experiment=replace(TINY, recipe=Recipe(epochs=1, learning_rate=1e-12), terms={"ce": TERMS["ce"]}))
+    still = tiny(experiment=replace(TINY, recipe=Schedule(epochs=1, learning_rate=1e-12), terms={"ce": TERMS["ce"]}))
     torch.manual_seed(9)
     source = create("resnet8", 10)
     torch.save(source.state_dict(), tmp_path / "source.pt")

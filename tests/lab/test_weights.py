@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from camlib import checkpoint, models, recipes, records, weights
 from camlib.package_data import package_data
+from camlib.train import checkpoint, models, recipes, records, weights
 
 CELL = recipes.cell("cam-scenes/resnet8/ce")
 

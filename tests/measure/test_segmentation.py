@@ -11,7 +11,7 @@ from camlib.attention import KINDS, attention
 from camlib.data import Loader, load
 from camlib.data.datasets import DataError, FileSet
 from camlib.data.stream import StreamLoader
-from camlib.segmentation import (
+from camlib.measure.segmentation import (
     WeakSegmentation,
     attention_scores,
     confusion_matrix,
