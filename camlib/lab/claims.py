@@ -341,8 +341,8 @@ def ledger(folder: Path | None = None) -> pd.DataFrame:
 
     Returns:
         A frame with one line per claim, row, pair of arms and preset, in the order of `CLAIMS`: claim (index in
-        `CLAIMS`), table, row, method, baseline (names), run, baseline_run, preset, claimed (the paper's gain in
-        points, NaN if it reports none), n (pairs), difference, half_width (points), finding. Presets other than
+        `CLAIMS`), table, row, method, baseline (names), run, baseline_run, metric, preset, claimed (the paper's gain
+        in points, NaN if it reports none), n (pairs), difference, half_width (points), finding. Presets other than
         "paper" have a line only where they have a pair of runs.
 
     Raises:
@@ -367,6 +367,7 @@ def ledger(folder: Path | None = None) -> pd.DataFrame:
                                 "baseline": baseline,
                                 "run": line.run,
                                 "baseline_run": line.baseline_run,
+                                "metric": table.entries[line.row, line.column].metric,
                                 "preset": preset,
                                 "claimed": line.claim,
                                 "n": line.n,
@@ -376,6 +377,41 @@ def ledger(folder: Path | None = None) -> pd.DataFrame:
                             }
                         )
     return pd.DataFrame(lines)
+
+
+def counted_once(comparisons: pd.DataFrame) -> pd.DataFrame:
+    """Of comparisons as in `ledger` one for each pair of arms, number and protocol: tables and claims share runs.
+
+    Of those that share, one that a paper has a number for comes before one that it has none for.
+    """
+    pair = ["run", "baseline_run", "metric", "preset"]
+    claimed_first = comparisons.sort_values("claimed", key=lambda claimed: claimed.isna(), kind="stable")
+    repeated = claimed_first.duplicated(pair) & claimed_first["run"].notna() & claimed_first["baseline_run"].notna()
+    return claimed_first[~repeated].sort_index()
+
+
+def shifts(folder: Path | None = None) -> pd.DataFrame:
+    """What was measured under our own shift, where grounds are set free: no paper claims anything about it.
+
+    Args:
+        folder: of the records, `data/records` by default.
+
+    Returns:
+        A frame with one line per comparison that has a pair of runs, each pair of arms and number once: table, and what
+        `camlib.lab.verdict.by_protocol` gives.
+
+    Raises:
+        RecordError: as `camlib.lab.record.counting`.
+    """
+    lines = []
+    for table in TABLES.values():
+        if any(map(verdict.shifted, table.rows)):
+            judged = verdict.by_protocol(table, rows="_grounds?$", folder=folder)
+            lines.append(judged[judged["n"] > 0].assign(table=table.name))
+    found = pd.concat(lines, ignore_index=True)
+    metrics = [TABLES[line.table].entries[line.row, line.column].metric for line in found.itertuples()]
+    repeated = found.assign(metric=metrics).duplicated(["run", "baseline_run", "metric", "preset"])
+    return found[~repeated].reset_index(drop=True)
 
 
 def _finding(line, falls: bool) -> str:
