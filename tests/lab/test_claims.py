@@ -131,3 +131,38 @@ def test_short_runs_have_a_line_of_their_own(tmp_path):
 def test_a_claim_without_tables_has_no_line(tmp_path, monkeypatch):
     monkeypatch.setattr(claims, "CLAIMS", (Claim("CAM-loss", "abstract", "It is cheap.", "index"),))
     assert ledger(tmp_path).empty
+
+
+def test_an_answer_says_what_the_paper_says_what_was_measured_and_what_is_open(tmp_path):
+    fill(tmp_path, "cifar100/resnet20/ce", [0.50, 0.51, 0.52, 0.51, 0.52], preset="short")
+    fill(tmp_path, "cifar100/resnet20/cam", [0.51, 0.51, 0.53, 0.52, 0.52], preset="short")
+    fill(tmp_path, "cifar100/resnet56/ce", [0.70])
+    fill(tmp_path, "cifar100/resnet56/cam", [0.69])
+    answer = claims.answer(TABLES["cam-table-1"], folder=tmp_path)
+    assert answer.paper == (
+        "Against CE loss, error from 1.46 points lower (ResNet-56, CAM-loss) to 0.51 points lower "
+        "(ResNeXt-50, 32×4d (ImageNet), CAM-loss), over 8 comparisons."
+    )
+    first, second = answer.measured
+    assert first == (
+        "ResNet-56: CAM-loss 1.00 points higher than CE loss (mean, 1 pair of seeds, fewer than the 5 from which "
+        "anything follows; CIFAR-100, on images like the training images, paper protocol)."
+    )
+    assert second == (
+        "ResNet-20 (not in the paper): CAM-loss 0.60 ± 0.68 points lower than CE loss (mean and 95 % interval, "
+        "5 pairs of seeds; CIFAR-100, on images like the training images, short protocol)."
+    )
+    assert answer.still_open == (
+        "Of the 18 runs behind this table 14 have no record, 2 have been run by the short protocol only, 2 have fewer "
+        "than 5 seeds. What the rest costs on your machine: python -m camlib plan cam-table-1 --seeds 0-4"
+    )
+
+
+def test_an_answer_names_our_own_shift_and_claims_nothing_where_no_paper_does(tmp_path):
+    for arm, value in (("ce", 0.5), ("cam", 0.4)):
+        fill(tmp_path, f"scenes/resnet8/{arm}", [value], "accuracy_foreign_ground")
+    answer = claims.answer(TABLES["cam-scenes"], methods=("cam",), rows="foreign", folder=tmp_path)
+    assert answer.paper == "No paper reports these comparisons."
+    (sentence,) = answer.measured
+    assert "10.00 points higher than CE loss" in sentence
+    assert "under a shift of our own, which no paper claims" in sentence

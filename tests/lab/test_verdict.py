@@ -242,3 +242,31 @@ def test_verdicts_against_another_baseline(tmp_path):
 def test_a_row_without_the_baseline_has_no_verdict(tmp_path):
     frame = verdict.on_table(TABLES["icasc-table-4"], baseline="icasc_random_confuser", folder=tmp_path)
     assert set(frame["row"]) == {"resnet110", "resnet20", "tenth"}  # the only rows with that control
+
+
+# By protocol
+
+
+def test_an_entry_has_a_line_for_each_protocol_that_was_run_and_one_if_none_was(tmp_path):
+    fill(tmp_path, ce=[30.0, 31.0], cam=[29.0, 29.0], net="resnet20")
+    fill(tmp_path, ce=[50.0], cam=[52.0], preset="short", net="resnet20")
+    fill(tmp_path, ce=[28.0], cam=[27.0])
+    judged = verdict.by_protocol(TABLE, folder=tmp_path)
+    lines = [(line.row, line.preset, line.n, line.difference) for line in judged.itertuples() if line.n]
+    assert lines == [("resnet56", "paper", 1, 1.0), ("resnet20", "paper", 2, 1.5), ("resnet20", "short", 1, -2.0)]
+    not_run = judged[judged["n"] == 0]
+    assert list(not_run["row"]) == [row for row in TABLE.rows if row not in ("resnet56", "resnet20")]
+    assert set(not_run["preset"]) == {"paper"}
+
+
+def test_rows_and_methods_can_be_chosen():
+    table = TABLES["cam-scenes"]
+    judged = verdict.by_protocol(table, methods=("cam", "uniform"), rows="^scenes_resnet8")
+    assert set(judged["column"]) == {"cam", "uniform"}
+    assert set(judged["row"]) == {row for row in table.rows if row.startswith("scenes_resnet8")}
+    assert {row for row in judged["row"] if verdict.shifted(row)} == {
+        "scenes_resnet8_free_grounds",
+        "scenes_resnet8_foreign_ground",
+    }
+    with pytest.raises(UnknownName, match="uniform"):
+        verdict.by_protocol(table, methods=("uniforn",))
