@@ -4,7 +4,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from sklearn.metrics import average_precision_score, roc_auc_score
-from torch import nn
+from torch import Tensor, nn
 
 from camlib.analysis import (
     attention_overlap,
@@ -20,6 +20,7 @@ from camlib.analysis import (
 from camlib.attention import attention, look
 from camlib.data.loader import Batches
 from camlib.few_shot import FewShot as FewShot
+from camlib.observe import Output
 from camlib.segmentation import WeakSegmentation as WeakSegmentation
 from camlib.segmentation import segments
 from camlib.target import check_single_label, one_hot
@@ -39,16 +40,15 @@ class Embedding:
 
     def __call__(self, model: nn.Module, loader: Batches, precision: str = "float32") -> dict[str, float]:
         features, gates, labels = [], [], []
-        with evaluating(model, loader) as observed, torch.no_grad():
-            for images, target in loader.batches(0):
-                check_single_label(target, "Embedding")
-                with mixed_precision(loader.device, precision):
-                    out = observed(images)
-                features.append(out.pooled.float().cpu())
-                gates.append(None if out.gate is None else out.gate.float().cpu())
-                labels.append(target.argmax(1).cpu())
+
+        def each(out: Output, target: Tensor) -> None:
+            check_single_label(target, "Embedding")
+            features.append(out.pooled.detach().float().cpu())
+            gates.append(None if out.gate is None else out.gate.float().cpu())
+            labels.append(target.argmax(1).cpu())
+
+        metrics = evaluate(model, loader, precision, each)
         features, labels = torch.cat(features), torch.cat(labels)
-        metrics = evaluate(model, loader, precision)
         metrics |= {"distance_ratio": distance_ratio(features, labels), "silhouette": silhouette(features, labels)}
         if gates[0] is not None:
             metrics["gate_distance_ratio"] = distance_ratio(torch.cat(gates), labels)
@@ -163,18 +163,17 @@ class Confusion:
         self.attention = attention
 
     def __call__(self, model: nn.Module, loader: Batches, precision: str = "float32") -> dict[str, float]:
-        metrics = evaluate(model, loader, precision)
         logits, targets, overlaps = [], [], []
-        with evaluating(model, loader) as observed:
-            for images, target in loader.batches(0):
-                with mixed_precision(loader.device, precision):
-                    out = look(observed, images)
-                    likeliest = out.logits.topk(min(5, target.shape[1]), 1).indices
-                    rows = [one_hot(classes, target.shape[1]) for classes in likeliest.unbind(1)]
-                    maps = torch.stack([attention(out, row, kind=self.attention).detach() for row in rows], 1)
-                overlaps.append(attention_overlap(maps).cpu())
-                logits.append(out.logits.detach().float().cpu())
-                targets.append(target.cpu())
+
+        def each(out: Output, target: Tensor) -> None:
+            likeliest = out.logits.topk(min(5, target.shape[1]), 1).indices
+            rows = [one_hot(classes, target.shape[1]) for classes in likeliest.unbind(1)]
+            maps = torch.stack([attention(out, row, kind=self.attention).detach() for row in rows], 1)
+            overlaps.append(attention_overlap(maps).cpu())
+            logits.append(out.logits.detach().float().cpu())
+            targets.append(target.cpu())
+
+        metrics = evaluate(model, loader, precision, each)
         logits, targets = torch.cat(logits), torch.cat(targets)
         metrics["calibration_error"] = expected_calibration_error(logits, targets)
         for name, pair in (("ks", False), ("ks_pair", True)):

@@ -18,9 +18,10 @@ from tqdm import tqdm
 
 from camlib import checkpoint
 from camlib.analysis import spatial_rank
+from camlib.attention import look
 from camlib.data.loader import Loader, derived_seed
 from camlib.objective import Objective, State
-from camlib.observe import Observed, observe
+from camlib.observe import Observed, Output, observe
 from camlib.provenance import commit, device_name, versions
 
 Test = Callable[[nn.Module, Loader, str], dict[str, float]]
@@ -521,7 +522,12 @@ def hits(logits: Tensor, target: Tensor, k: int = 1) -> Tensor:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, loader: Loader, precision: str = "float32") -> dict[str, float]:
+def evaluate(
+    model: nn.Module,
+    loader: Loader,
+    precision: str = "float32",
+    each: Callable[[Output, Tensor], None] | None = None,
+) -> dict[str, float]:
     """Test a model on every image of a loader, once. Under torchrun each process tests its share.
 
     Args:
@@ -529,20 +535,25 @@ def evaluate(model: nn.Module, loader: Loader, precision: str = "float32") -> di
             evaluation mode, and left in the mode it was in.
         loader: the test images.
         precision: as in `Recipe`.
+        each: called with the output and the target of every batch, for what else is measured in the same pass.
+            `camlib.attention` works on this output at the last layer. Every process then tests all images.
 
     Returns:
         "accuracy" and "top5_accuracy" (0 … 1), "loss" (cross-entropy), and of the first batch the mean
         "spatial_rank" and "first_share" of the last maps (see `camlib.analysis.spatial_rank`).
     """
-    rank, world = _place()
+    rank, world = (0, 1) if each else _place()
     sums = torch.zeros(5, dtype=torch.float64)
     with evaluating(model, loader) as observed:
         for step, (images, target) in enumerate(loader.batches(0, 0, rank, world)):
             if len(images) == 0:
                 continue
             with mixed_precision(loader.device, precision):
-                out = observed(images)
-            logits = out.logits.float()
+                out = look(observed, images) if each else observed(images)
+                if each:
+                    with torch.enable_grad():
+                        each(out, target)
+            logits = out.logits.detach().float()
             found = hits(logits, target, 5)
             loss = nn.functional.cross_entropy(logits, target, reduction="sum")
             sums[:3] += torch.stack([found[:, 0].sum(), found.any(1).sum(), loss]).cpu()
