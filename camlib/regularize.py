@@ -200,8 +200,9 @@ class ManifoldMixup:
         def mix(rows: Tensor) -> Tensor:
             return share * rows + (1 - share) * rows[order]
 
-        out = observed(mix(images)) if place == 0 else _Changed(observed.graph, place - 1, mix).run(images)
-        return out, mix(target)
+        if place == 0:
+            return observed(mix(images)), mix(target)
+        return Output(*_Changed(observed.graph, place - 1, mix).run(images)), mix(target)
 
 
 class _Changed(fx.Interpreter):
@@ -210,7 +211,7 @@ class _Changed(fx.Interpreter):
     def __init__(self, graph: fx.GraphModule, stage: int, change: Callable[[Tensor], Tensor]):
         super().__init__(graph)
         output = next(node for node in graph.graph.nodes if node.op == "output")
-        self.node, self.change = output.args[0].maps[stage], change
+        self.node, self.change = Output(*output.args[0]).maps[stage], change
 
     def run_node(self, node: fx.Node) -> object:
         result = super().run_node(node)
