@@ -31,6 +31,11 @@ def cam(maps: Tensor, weight: Tensor, target: Tensor) -> Tensor:
     Source: Zhou et al., "Learning deep features for discriminative localization", 2016.
     """
     _check_maps(maps)
+    if weight is None:
+        raise ValueError(
+            "weight is None: this model has more than a linear layer behind its pooling, so it has no CAM; "
+            "camlib.attention.class_map(out, target) gives its first order, Grad-CAM its positive part"
+        )
     if weight.ndim != 2 or weight.shape[1] != maps.shape[1]:
         raise ValueError(
             f"weight has shape {tuple(weight.shape)}, expected (K, {maps.shape[1]}) to match the "
@@ -40,7 +45,7 @@ def cam(maps: Tensor, weight: Tensor, target: Tensor) -> Tensor:
     # T W first: a three-operand einsum would be slower.
     with torch.autocast(maps.device.type, enabled=False):
         weight = full_precision(weight)
-        return _weighted_sum(target.to(weight.dtype) @ weight, maps)
+        return weighted_sum(target.to(weight.dtype) @ weight, maps)
 
 
 def caam(maps: Tensor) -> Tensor:
@@ -182,7 +187,7 @@ def attend(kind: str, gradient: Tensor, maps: Tensor) -> Tensor:
         # alpha divided through by g², which would vanish in float32 together with g³.
         alpha = 1 / (2 + positive * full_precision(maps.detach()).sum((2, 3), keepdim=True))
         channel_weights = (alpha * positive).sum((2, 3))
-    return _weighted_sum(channel_weights, maps).relu()
+    return weighted_sum(channel_weights, maps).relu()
 
 
 def gradients_of_score(logits: Tensor, target: Tensor, *at: Tensor, create_graph: bool = False) -> tuple[Tensor, ...]:
@@ -220,7 +225,8 @@ def full_precision(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
-def _weighted_sum(channel_weights: Tensor, maps: Tensor) -> Tensor:
+def weighted_sum(channel_weights: Tensor, maps: Tensor) -> Tensor:
+    """Σ_c w_c f_c (N, H, W) of weights (N, C) and maps (N, C, H, W), in float32 at least."""
     # Half-precision products would be too coarse once min-max stretches a small difference to 0 … 1.
     with torch.autocast(maps.device.type, enabled=False):
         return torch.einsum("nc,nchw->nhw", channel_weights, full_precision(maps))

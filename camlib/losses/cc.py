@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from camlib.maps import full_precision
 from camlib.objective import State
-from camlib.observe import Output
+from camlib.observe import Output, weight_of
 from camlib.target import check_single_label
 
 FORMS = ("difference", "ratio", "hinge")
@@ -152,7 +152,7 @@ class ICAL(nn.Module):
     """
 
     def forward(self, out: Output, target: Tensor, state: State) -> Tensor:
-        rows = F.normalize(full_precision(out.weight))
+        rows = F.normalize(full_precision(weight_of(out, "ICAL")))
         return rows.mean(0).square().sum()
 
 
@@ -200,7 +200,7 @@ class FICAL(nn.Module):
         weights = self.confusion + self.confusion.T
         weights = weights.fill_diagonal_(0)
         weights = weights / weights.sum().clamp_min(torch.finfo(weights.dtype).tiny) * (1 - 1 / len(weights))
-        rows = F.normalize(full_precision(out.weight))
+        rows = F.normalize(full_precision(weight_of(out, "FICAL")))
         with torch.autocast(rows.device.type, enabled=False):
             return (weights * (rows @ rows.T)).sum()
 
