@@ -11,6 +11,7 @@ ROOT = Path(camlib.__file__).parent
 FLOORS = (
     ("target", "names", "provenance", "package_data", "distributed", "precision"),
     ("maps", "models"),
+    ("tracing",),
     ("observe",),
     ("attention", "objective", "regularize", "data"),
     ("losses",),
