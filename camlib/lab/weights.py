@@ -14,7 +14,9 @@ from camlib.data.datasets import FileSet
 from camlib.data.loader import Batches
 from camlib.data.stream import StreamLoader
 from camlib.lab.experiment import Experiment
-from camlib.lab.runs import Run
+from camlib.lab.presets import PRESETS
+from camlib.lab.runs import RUNS, Run
+from camlib.names import lookup
 from camlib.observe import Observed, observe
 from camlib.package_data import package_data
 from camlib.train import checkpoint
@@ -35,6 +37,19 @@ class Trained(NamedTuple):
     mean: Tensor
     std: Tensor
     commit: str
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """Images in single precision, normalised as in the net's training.
+
+        Args:
+            images: uint8 (N, C, H, W), of any set.
+
+        Returns:
+            float32 (N, C, H, W), on the device of the net.
+        """
+        device = next(self.observed.parameters()).device
+        mean, std = (values.to(device)[:, None, None] for values in (self.mean, self.std))
+        return (images.to(device).float() / 255 - mean) / std
 
     def images(self, split: str = "test", count: int | None = None, data: Path | None = None) -> Batches:
         """The images that belong to the net, normalised as in its training, in order and without augmentation.
@@ -204,3 +219,20 @@ def start_from(model: nn.Module, state: dict[str, Tensor]) -> None:
 def path_of(run: Run, folder: Path | None = None) -> Path:
     """The file that `keep` writes, whether it exists or not."""
     return (folder or package_data("weights")) / f"{run.path}.pt"
+
+
+def kept(name: str, preset: str = "paper", folder: Path | None = None) -> list[int]:
+    """The seeds of a run whose weights were kept, in order; none if there are none.
+
+    Args:
+        name: a name of `camlib.lab.runs.RUNS`.
+        preset: at which it was trained.
+        folder: `data/weights` by default.
+
+    Raises:
+        UnknownName: there is no such run or preset.
+    """
+    lookup(RUNS, name, "run")
+    lookup(PRESETS, preset, "preset")
+    found = path_of(Run(name, preset), folder).parent.glob("seed-*.pt")
+    return sorted(int(path.stem.removeprefix("seed-")) for path in found)
