@@ -53,6 +53,7 @@ def test_the_images_of_a_net_are_normalised_as_in_its_training(tmp_path):
     batch, target = next(iter(images))
     expected = (images.source.images.float() / 255 - MEAN[:, None, None]) / STD[:, None, None]
     torch.testing.assert_close(batch, expected)
+    torch.testing.assert_close(weights.trained(*RUN, tmp_path).normalised(images.source.images), expected)
     assert target.argmax(1).tolist() == images.source.labels.tolist()
     assert images.source.masks.shape == (6, 32, 32)
 
@@ -138,3 +139,14 @@ def test_a_net_starts_from_all_weights_of_another_but_the_classifiers(tmp_path):
 
 def test_every_run_can_name_its_file():
     assert {weights.path_of(Run(name)).suffix for name in RUNS} == {".pt"}
+
+
+def test_the_seeds_that_were_kept(tmp_path):
+    assert weights.kept(RUN.name, folder=tmp_path) == []
+    for seed in (10, 2):
+        weights.write({}, weights.path_of(RUN._replace(seed=seed), tmp_path))
+    assert weights.kept(RUN.name, folder=tmp_path) == [2, 10]
+    assert weights.kept(RUN.name, "quick", tmp_path) == []
+    for unknown in (("scenes/resnet8/cem", "paper"), (RUN.name, "papre")):
+        with pytest.raises(UnknownName):
+            weights.kept(*unknown, tmp_path)
