@@ -14,12 +14,12 @@ from camlib import recipes
 from camlib.data import manifest
 from camlib.data.augment import AUGMENTATIONS
 from camlib.data.stream import TRANSFORMS
-from camlib.models import HEADS, NETS
+from camlib.models import HEADS, NETS, residual_blocks
 from camlib.names import UnknownName
 from camlib.objective import State
 from camlib.observe import observe
 from camlib.recipes import Call, Experiment, call
-from camlib.train import Recipe
+from camlib.train import Recipe, evaluate
 
 CELLS = {name: cell for table in recipes.TABLES.values() for name, cell in table.cells.items()}
 WITH_RECIPE = [name for name, cell in CELLS.items() if cell.experiment and not cell.shared]
@@ -323,3 +323,19 @@ def test_a_call_that_names_nothing_fails_where_it_is_built():
     experiment = Experiment("resnet20", "scenes", {"ce": (1.0, Call("CrossEntrophy"))}, Recipe(epochs=1))
     with pytest.raises(AttributeError, match="CrossEntrophy"):
         experiment.objective(HEAD)
+
+
+def test_a_net_is_built_with_its_regularisers():
+    experiment = replace(recipes.cell("cam-regularizers/resnet20_none/ce").experiment, net="resnet8")
+    shaken = replace(experiment, regularize=(call("shake_drop", last=0.3),))
+    assert {type(block.residual_drop) for block in residual_blocks(experiment.model(10))} == {nn.Identity}
+    assert [block.residual_drop.p for block in residual_blocks(shaken.model(10))] == pytest.approx([0.1, 0.2, 0.3])
+
+
+def test_what_several_tests_measure_is_put_together(monkeypatch):
+    for name, metrics in (("First", {"a": 1.0}), ("Second", {"b": 2.0})):
+        monkeypatch.setattr(f"camlib.testing.{name}", lambda metrics=metrics: lambda *_: metrics, raising=False)
+    experiment = recipes.cell("cam-table-1/resnet20/ce").experiment
+    both = replace(experiment, tests=(call("First"), call("Second")))
+    assert both.tester()(None, None, "float32") == {"a": 1.0, "b": 2.0}
+    assert replace(experiment, tests=()).tester() is evaluate
