@@ -100,6 +100,15 @@ def test_run_stops_at_the_time_limit_and_goes_on(call):
     assert len(records.load(RUN, Path("runs/records"))) == 1
 
 
+def test_a_run_that_was_stopped_after_an_epoch_is_not_recorded(call):
+    """It has a result already, but not the one that was asked for."""
+    for _ in range(3):
+        code, printed, complaint = call(f"run {CELL} --time-limit 0")
+        assert (code, complaint) == (0, "")
+    assert printed.endswith("stopped after 1 of 2 epochs; the same command goes on\n")
+    assert not Path("runs/records").exists()
+
+
 def test_run_puts_checkpoints_and_record_where_it_is_told(call, tmp_path):
     code, printed, _ = call(f"run {RUN} --out {tmp_path}/here --records {tmp_path}/there --device cpu")
     assert code == 0
