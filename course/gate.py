@@ -16,7 +16,7 @@ import sys
 import nbformat
 from IPython.core.inputtransformer2 import TransformerManager
 
-CELL_SECONDS = 30  # for one cell of the student's
+CELL_SECONDS = 30  # of processor time, for one cell of the student's: a busy machine must cost nobody points
 MARKER = re.compile(r"^# ANSWER (\w+) \[([\w-]+) ([0-9a-f]{6})\]")
 TIMED_CELL = re.compile(r"^%%(time|timeit|capture)\b.*\n")  # only these leave the rest of the cell Python
 
@@ -63,14 +63,14 @@ class _CourseTimeout(BaseException):  # so that 'except Exception' does not swal
 @_course_contextlib.contextmanager
 def _course_limit(seconds):
     def stop(number, frame):
-        raise _CourseTimeout(f"stopped after {seconds} seconds")
+        raise _CourseTimeout(f"stopped after {seconds} seconds of processor time")
 
-    _course_signal.signal(_course_signal.SIGALRM, stop)
-    _course_signal.setitimer(_course_signal.ITIMER_REAL, seconds, 1)
+    _course_signal.signal(_course_signal.SIGPROF, stop)
+    _course_signal.setitimer(_course_signal.ITIMER_PROF, seconds, 1)
     try:
         yield
     finally:
-        _course_signal.setitimer(_course_signal.ITIMER_REAL, 0)
+        _course_signal.setitimer(_course_signal.ITIMER_PROF, 0)
 '''
 
 
