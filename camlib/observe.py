@@ -1,5 +1,6 @@
 """Any classifier that averages its maps, made to show them."""
 
+import contextlib
 import math
 import operator
 from typing import NamedTuple
@@ -67,6 +68,7 @@ class Observed(nn.Module):
         self.graph = graph
         self.stages = stages
         self._head = head
+        self._compiled = False
         self.training = graph.training
         self.in_channels, self.num_classes = in_channels, num_classes
 
@@ -89,11 +91,7 @@ class Observed(nn.Module):
 
         Compiling the whole model would hide the maps from `torch.autograd.grad`.
         """
-        # Gradient maps run backward twice, and a donated buffer is gone after the first time.
-        torch._functorch.config.donated_buffer = False
-        # Blocks of one class share its forward, and with it one limit, which is 8 if nobody says otherwise.
-        torch._dynamo.config.recompile_limit = 1000
-        torch._dynamo.config.accumulated_recompile_limit = 1000
+        self._compiled = True
         for node in self.graph.graph.nodes:
             if node.op == "call_module":
                 block = self.graph.get_submodule(node.target)
@@ -116,7 +114,20 @@ class Observed(nn.Module):
                 f"images have shape {tuple(images.shape)}, expected (N, {self.in_channels}, H, W): "
                 f"this model was built for {self.in_channels} channels"
             )
-        return Output(*self.graph(images))
+        with self._settings():
+            return Output(*self.graph(images))
+
+    def _settings(self) -> contextlib.AbstractContextManager:
+        """What compiled blocks ask of torch, for the length of a call: the settings are the whole process's."""
+        if not self._compiled:
+            return contextlib.nullcontext()
+        settings = contextlib.ExitStack()
+        # Gradient maps run backward twice, and a donated buffer is gone after the first time.
+        settings.enter_context(torch._functorch.config.patch(donated_buffer=False))
+        # Blocks of one class share its forward, and with it one limit, which is 8 if nobody says otherwise.
+        limits = {"recompile_limit": 1000, "accumulated_recompile_limit": 1000}
+        settings.enter_context(torch._dynamo.config.patch(limits))
+        return settings
 
 
 def observe(model: nn.Module, stages: tuple[str, ...] | None = None) -> Observed:
