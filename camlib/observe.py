@@ -102,7 +102,8 @@ class Observed(nn.Module):
         """Run the model on floating-point images (N, in_channels, H, W).
 
         Raises:
-            ValueError: the images have another type, number of dimensions or number of channels.
+            ValueError: the images have another type, number of dimensions or of channels than the model takes, or are
+                on another device.
         """
         if not images.is_floating_point():
             raise ValueError(
@@ -113,6 +114,15 @@ class Observed(nn.Module):
             raise ValueError(
                 f"images have shape {tuple(images.shape)}, expected (N, {self.in_channels}, H, W): "
                 f"this model was built for {self.in_channels} channels"
+            )
+        own = next(self.graph.parameters())
+        if images.device != own.device:
+            raise ValueError(
+                f"images are on {images.device} and the model on {own.device}: move one to the other's device"
+            )
+        if images.dtype != own.dtype and not torch.is_autocast_enabled(own.device.type):
+            raise ValueError(
+                f"images have dtype {images.dtype} and the model {own.dtype}: convert one, or use torch.autocast"
             )
         with self._settings():
             return Output(*self.graph(images))
