@@ -30,7 +30,7 @@ def test_a_number_without_a_run_is_one_that_the_paper_cites():
         if entry.cited:
             assert column == "ce"
         if entry.spread is not None:
-            assert entry.cited
+            assert entry.paper is not None
 
 
 def test_arms_of_a_row_differ_in_what_the_table_compares_only():
