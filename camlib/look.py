@@ -12,8 +12,9 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as transform
 
-from camlib import models, plots, weights
-from camlib.attention import KINDS, attention, class_map, look
+from camlib import models, plots
+from camlib.attention import KINDS, attention, class_map, run_for_attention
+from camlib.lab import weights
 from camlib.names import lookup
 from camlib.observe import Observed, Output, observe
 from camlib.target import one_hot
@@ -70,7 +71,7 @@ def net(
         LookError: there is no such net, its weights cannot be had or do not fit, or the number of names is wrong.
         NotObservable: the net has no maps, or no such layer.
     """
-    state = None if str(weights_from) == "DEFAULT" else _read(Path(weights_from))
+    state = None if str(weights_from) == "DEFAULT" else weights.read(Path(weights_from))
     model, names, made_for, resize, mean, std = _built(name, state)
     if state is not None:
         _fill(model, state, Path(weights_from))
@@ -132,7 +133,7 @@ def maps_of_likeliest(net: Net, photos: Tensor, kind: str = "cam", count: int = 
     mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (net.mean, net.std))
     images = (photos.to(device).float() / 255 - mean) / std
     try:
-        out = observed(images) if inner else look(observed, images)
+        out = observed(images) if inner else run_for_attention(observed, images)
     except (RuntimeError, AssertionError) as error:
         raise LookError(
             f"the net cannot be shown {net.size} × {net.size} pixels: {str(error).splitlines()[0]}"
@@ -179,15 +180,6 @@ def save(picture: Figure, path: Path) -> None:
 
 def _by_gradient(kind: str, layer: int) -> Callable[[Output, Tensor], Tensor]:
     return lambda out, target: attention(out, target, layer, kind)
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        return weights.read(path)
-    except OSError as error:
-        raise LookError(f"{path} cannot be read: {error.strerror or error}") from error
-    except Exception as error:  # torch.load answers a file that is none of its own in many ways
-        raise LookError(f"{path} holds no weights that can be read safely: {str(error).splitlines()[0]}") from error
 
 
 def _built(

@@ -27,7 +27,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 FOLDER = Path(__file__).parent / "assignments"
-NAMES = ("cam", "cam-loss", "verdict")
+NAMES = ("cam", "cam-loss", "verdict", "project")
 HEADER = re.compile(r"^# %% ?(.*)$", re.MULTILINE)
 
 

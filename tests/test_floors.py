@@ -18,7 +18,8 @@ FLOORS = (
     ("measure",),
     ("train",),
     ("lab",),
-    ("plots", "doctor", "look"),
+    ("plots", "doctor"),
+    ("look",),
     ("notebook", "__main__"),
 )
 FLOOR_OF = {name: number for number, names in enumerate(FLOORS) for name in names}

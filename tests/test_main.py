@@ -103,7 +103,7 @@ def test_run_stops_at_the_time_limit_and_goes_on(call):
 def test_a_run_that_was_stopped_after_an_epoch_is_not_recorded(call):
     """It has a result already, but not the one that was asked for."""
     for _ in range(3):
-        code, printed, complaint = call(f"run {CELL} --time-limit 0")
+        code, printed, complaint = call(f"run {RUN} --time-limit 0")
         assert (code, complaint) == (0, "")
     assert printed.endswith("stopped after 1 of 2 epochs; the same command goes on\n")
     assert not Path("runs/records").exists()

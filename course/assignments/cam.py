@@ -13,7 +13,10 @@ REFUSED = ()
 v.layout = rng.choice(["NHWC", "CNHW", "HWNC", "NWHC", "CHWN", "HWCN", "WHCN", "CNWH"])
 v.w_layout = rng.choice(["KC", "CK"])
 v.shape_f, v.shape_w = (f"({', '.join(letters)})" for letters in (v.layout, v.w_layout))
+v.channel_axis = v.layout.index("C")
 v.equation = f"{v.layout.lower()},{v.w_layout.lower()},nk->nhw"
+v.from_book_f, v.from_book_w = f"nchw->{v.layout.lower()}", f"kc->{v.w_layout.lower()}"
+v.to_book_f, v.to_book_w = f"{v.layout.lower()}->nchw", f"{v.w_layout.lower()}->kc"
 v.low = rng.choice([-4, -3, -2, -1.5, -1, -0.5, 0.5, 1, 1.5, 2, 3, 4])
 v.high = v.low + rng.choice([1.5, 2, 2.5, 3, 4, 5, 6, 8])
 v.toy_f = [[[rng.randint(0, 6) for _ in range(3)] for _ in range(2)] for _ in range(2)]
@@ -164,8 +167,7 @@ print("maps", tuple(picture_maps.shape), "weight", tuple(picture_weight.shape))
 # BEGIN brightest = None  # [(row, column), …]
 difference = torch.zeros(len(pictures), 10)
 difference[:, v.first], difference[:, v.second] = 1, -1
-reordered = torch.einsum(f"nchw->{v.layout.lower()}", picture_maps)
-weight = picture_weight if v.w_layout == "KC" else picture_weight.T
+reordered, weight = torch.einsum(v.from_book_f, picture_maps), torch.einsum(v.from_book_w, picture_weight)
 flat = my_cam(reordered, weight, difference).flatten(1).argmax(1)
 brightest = [(int(i) // picture_maps.shape[3], int(i) % picture_maps.shape[3]) for i in flat]
 # END
@@ -195,11 +197,11 @@ def data(seed, negative=False, sizes=(3, 4, 5, 7, 6)):
     n, c, h, w, k = sizes
     f = torch.rand(n, c, h, w, generator=generator)
     weight = torch.rand(k, c, generator=generator) - (0.9 if negative else 0)
-    return f, weight, theirs(f), weight.clone() if v.w_layout == "KC" else weight.T.clone()
+    return f, weight, theirs(f), torch.einsum(v.from_book_w, weight).clone()
 
 
 def theirs(f):
-    return torch.einsum(f"nchw->{v.layout.lower()}", f).clone()
+    return torch.einsum(v.from_book_f, f).clone()
 
 
 def right_cam(f, weight, rows):
@@ -245,7 +247,7 @@ factor = torch.rand(3, 5, 7, generator=torch.Generator().manual_seed(v.seed))
 (call("my_cam", f_, weight_, rows) * factor).sum().backward()
 (right_cam(f, weight, rows) * factor).sum().backward()
 same(f_.grad, theirs(f.grad))
-same(weight_.grad, weight.grad if v.w_layout == "KC" else weight.grad.T)
+same(weight_.grad, torch.einsum(v.from_book_w, weight.grad))
 
 # %% test stretch 1 each map by its own minimum and maximum
 a = torch.rand(3, 4, 6, generator=torch.Generator().manual_seed(v.seed)) * torch.tensor([1.0, 9, 30])[:, None, None] - 3
@@ -301,7 +303,7 @@ def my_cam(f, W, T):
 
 # %% wrong map 6 the mean over channels
 def my_cam(f, W, T):
-    return torch.einsum(v.equation, f, W, T) / W.shape[v.w_layout.index("C")]
+    return torch.einsum(v.equation, f, W, T) / f.shape[v.channel_axis]
 
 # %% wrong map 9 gradients cut off
 def my_cam(f, W, T):
@@ -325,7 +327,7 @@ import camlib as library
 
 def my_cam(f, W, T):
     m = library.maps
-    return m.cam(torch.einsum(f"{v.layout.lower()}->nchw", f), torch.einsum(f"{v.w_layout.lower()}->kc", W), T)
+    return m.cam(torch.einsum(v.to_book_f, f), torch.einsum(v.to_book_w, W), T)
 
 # %% wrong stretch 8 minimum and maximum over the batch
 def stretch(a):

@@ -19,8 +19,12 @@ v.percent = rng.choice([True, False])
 v.better_is = "less" if v.metric.endswith("error") else "more"
 v.unit = "per cent" if v.percent else "a share of 1"
 v.claim_side = rng.choice(["better", "worse"])
+v.side = 1 if v.claim_side == "better" else -1
 sign = -1 if v.metric.endswith("error") else 1  # of a gain, in the metric
 scale = 1 if v.percent else 100  # points for each unit of the metric
+v.factor = sign * scale
+v.wrong_factor = sign * (100 if v.percent else 1)
+v.best = 0 if sign == -1 else -1  # of a sorted list
 
 
 def shaped(n, mean, ratio):
@@ -31,7 +35,7 @@ def shaped(n, mean, ratio):
 
 
 # One comparison lies between the shortcuts and the t interval, one is clear, one has too few pairs.
-direction = 1 if v.claim_side == "better" else -1
+direction = v.side
 kinds = rng.sample(["noise", "clear", "few"], 3)
 v.truth = {}
 v.records = []
@@ -54,8 +58,9 @@ for method, kind in zip(v.methods, kinds, strict=True):
         gains = shaped(5, direction * rng.uniform(0.6, 1.1), 2.62)
         v.truth[method] = "within noise"
     elif kind == "clear":
-        gains = shaped(6, direction * rng.uniform(2.0, 3.0), 16)
-        v.truth[method] = "supports"
+        clear = rng.choice([1, -1])
+        gains = shaped(6, clear * rng.uniform(2.0, 3.0), 16)
+        v.truth[method] = "supports" if clear == direction else "contradicts"
     else:
         gains = shaped(3, direction * rng.uniform(3.0, 4.0), 30)
         v.truth[method] = "too few seeds"
@@ -65,7 +70,7 @@ for method, kind in zip(v.methods, kinds, strict=True):
         v.records.append(record(method, seed, base[seed] + sign * gain, best_bonus=bonus))
     if kind == "clear":
         # A run that broke off: its last epoch so far is no result.
-        v.records.append(record(method, seeds[7], base[seeds[7]] - sign * direction * 25, epochs=9))
+        v.records.append(record(method, seeds[7], base[seeds[7]] - sign * clear * 25, epochs=9))
 rng.shuffle(v.records)
 
 # %% [markdown]
@@ -113,9 +118,8 @@ def gains(records, method):
     last = {
         (r["arm"], r["seed"]): r["history"][-1][v.metric] for r in records if r["epochs_done"] == r["epochs_asked"]
     }
-    factor = (1 if v.percent else 100) * (1 if v.better_is == "more" else -1)
     return {
-        seed: factor * (value - last[v.baseline, seed])
+        seed: v.factor * (value - last[v.baseline, seed])
         for (arm, seed), value in last.items()
         if arm == method and (v.baseline, seed) in last
     }
@@ -163,7 +167,7 @@ def label(values):
     low, high = interval(values)
     if low <= 0 <= high:
         return "within noise"
-    return "supports" if (low > 0) == (v.claim_side == "better") else "contradicts"
+    return "supports" if v.side * low > 0 else "contradicts"
     # END
 
 # %% check
@@ -282,7 +286,7 @@ for numbers, quantile in (([1.0, 2.5, 2.0, 4.0, 7.5], 2.7764), ([-3.0, -1.0, 0.5
     same((high - low) / 2, quantile * deviation / n**0.5)
 
 # %% test label 1 supports, contradicts, within noise
-side = 1 if v.claim_side == "better" else -1
+side = v.side
 assert call("label", [side * x for x in (5.0, 5.1, 4.9, 5.2, 4.8)]) == "supports", "a clear gain on the claimed side"
 assert call("label", [side * x for x in (-5.0, -5.1, -4.9, -5.2, -4.8, -5.3)]) == "contradicts", "a clear one against it"
 assert call("label", [side * x for x in (0.1, -2.0, 2.5, -1.5, 1.0, 0.2)]) == "within noise", "an interval around 0"
@@ -298,15 +302,13 @@ assert found == v.truth, f"not {found}"
 
 # %% wrong gains 7 the best epoch in place of the last
 def gains(records, method):
-    pick = max if v.better_is == "more" else min
     last = {
-        (r["arm"], r["seed"]): pick(entry[v.metric] for entry in r["history"])
+        (r["arm"], r["seed"]): sorted(entry[v.metric] for entry in r["history"])[v.best]
         for r in records
         if r["epochs_done"] == r["epochs_asked"]
     }
-    factor = (1 if v.percent else 100) * (1 if v.better_is == "more" else -1)
     return {
-        seed: factor * (value - last[v.baseline, seed])
+        seed: v.factor * (value - last[v.baseline, seed])
         for (arm, seed), value in last.items()
         if arm == method and (v.baseline, seed) in last
     }
@@ -316,17 +318,15 @@ def gains(records, method):
     done = [r for r in records if r["epochs_done"] == r["epochs_asked"]]
     base = [r["history"][-1][v.metric] for r in done if r["arm"] == v.baseline]
     mine = [(r["seed"], r["history"][-1][v.metric]) for r in done if r["arm"] == method]
-    factor = (1 if v.percent else 100) * (1 if v.better_is == "more" else -1)
-    return {seed: factor * (value - other) for (seed, value), other in zip(mine, base)}
+    return {seed: v.factor * (value - other) for (seed, value), other in zip(mine, base)}
 
 # %% wrong gains 7 the sign turned
 def gains(records, method):
     last = {
         (r["arm"], r["seed"]): r["history"][-1][v.metric] for r in records if r["epochs_done"] == r["epochs_asked"]
     }
-    factor = (1 if v.percent else 100) * (-1 if v.better_is == "more" else 1)
     return {
-        seed: factor * (value - last[v.baseline, seed])
+        seed: -v.factor * (value - last[v.baseline, seed])
         for (arm, seed), value in last.items()
         if arm == method and (v.baseline, seed) in last
     }
@@ -336,9 +336,8 @@ def gains(records, method):
     last = {
         (r["arm"], r["seed"]): r["history"][-1][v.metric] for r in records if r["epochs_done"] == r["epochs_asked"]
     }
-    factor = (100 if v.percent else 1) * (1 if v.better_is == "more" else -1)
     return {
-        seed: factor * (value - last[v.baseline, seed])
+        seed: v.wrong_factor * (value - last[v.baseline, seed])
         for (arm, seed), value in last.items()
         if arm == method and (v.baseline, seed) in last
     }
@@ -346,9 +345,8 @@ def gains(records, method):
 # %% wrong gains 7 runs that broke off are counted
 def gains(records, method):
     last = {(r["arm"], r["seed"]): r["history"][-1][v.metric] for r in records}
-    factor = (1 if v.percent else 100) * (1 if v.better_is == "more" else -1)
     return {
-        seed: factor * (value - last[v.baseline, seed])
+        seed: v.factor * (value - last[v.baseline, seed])
         for (arm, seed), value in last.items()
         if arm == method and (v.baseline, seed) in last
     }
@@ -403,7 +401,7 @@ def label(values):
     low, high = interval(values) if len(values) > 1 else (values[0], values[0])
     if low <= 0 <= high:
         return "within noise"
-    return "supports" if (low > 0) == (v.claim_side == "better") else "contradicts"
+    return "supports" if v.side * low > 0 else "contradicts"
 
 # %% wrong label 7 the claim turned round
 def label(values):
@@ -412,7 +410,7 @@ def label(values):
     low, high = interval(values)
     if low <= 0 <= high:
         return "within noise"
-    return "contradicts" if (low > 0) == (v.claim_side == "better") else "supports"
+    return "contradicts" if v.side * low > 0 else "supports"
 
 # %% [markdown] rubric
 # ## The sentence (1 point)

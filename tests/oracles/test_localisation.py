@@ -4,7 +4,6 @@ import warnings
 
 import pytest
 import torch
-
 from camlib.analysis import energy_inside, pointing_game
 
 with warnings.catch_warnings():
