@@ -97,7 +97,9 @@ def _run(arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint, if there is one", file=sys.stderr)
         return 130
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not cost.out_of_memory(error):
+            raise
         print(f"{which.path}: {' '.join(str(error).split())}", file=sys.stderr)
         return workers.OUT_OF_MEMORY
     if not first:
@@ -164,7 +166,11 @@ def _plan(arguments: argparse.Namespace) -> int:
             options += [f"--{name}", str(getattr(arguments, name))]
     _check_writable(arguments.out)
     limit = arguments.time_limit
-    outcome = workers.train(jobs, options, arguments.out, side_by_side, torch.get_num_threads(), limit)
+    try:
+        outcome = workers.train(jobs, options, arguments.out, side_by_side, torch.get_num_threads(), limit)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last checkpoints", file=sys.stderr)
+        return 130
     print(
         f"{len(outcome.done)} done, {len(outcome.stopped)} stopped at a checkpoint, {len(outcome.waiting)} not begun, "
         f"{len(outcome.failed)} failed"
