@@ -16,8 +16,12 @@ from statistics import median
 from types import SimpleNamespace
 
 import nbformat
+from matplotlib import pyplot
 
-from camlib.lab import record, verdict
+from camlib import one_hot, plots
+from camlib.attention import attention
+from camlib.data import Scenes
+from camlib.lab import record, verdict, weights
 from camlib.lab.claims import (
     CLAIMS,
     counted_once,
@@ -442,6 +446,66 @@ def cost(method):
     return f"× {median(ratios):.1f}" if ratios else "not measured"
 
 
+def pictures(srcdir):
+    """A test image on a foreign ground that cross-entropy gets wrong, lit by the maps of each method; and the gains."""
+    table, row = TABLES["compare"], "scenes_resnet8"
+    judged = verdict.by_protocol(table, methods=list(METHODS))
+    figure, alt = plots.intervals(table, judged)
+    caption = (
+        f"Gains over {table.columns[table.baseline]}: dots with bars are means of paired seeds with 95 % intervals, "
+        "right of the line is better, grey was not run. Below the rule the grounds are set free."
+    )
+    gains = image(srcdir, "gains", figure, alt, caption)
+    runs = {
+        column: table.entries[row, column].run
+        for column in ("ce", "cam", "icasc", "cc")
+    }
+    nets = {
+        table.columns[column]: weights.trained(run)
+        for column, run in runs.items()
+        if 0 in weights.kept(run)
+    }
+    baseline = table.columns[table.baseline]
+    if baseline not in nets:
+        return gains
+    scenes = Scenes("test", count=200)
+    target = one_hot(scenes.labels, len(scenes.classes))
+    maps, answers = {}, {}
+    for heading, net in nets.items():
+        out = net.observed(net.normalised(scenes.images))
+        maps[heading] = attention(out, target, -1, "grad_cam").detach()
+        answers[heading] = out.logits.argmax(1)
+    foreign = scenes.grounds != scenes.labels % len(scenes.ground_names)
+    trapped = foreign & (answers[baseline] != scenes.labels)
+    if not trapped.any():
+        return gains
+    one = trapped.nonzero()[0]
+    label = scenes.classes[scenes.labels[one].item()]
+    headings = {
+        f"{heading}:\n{scenes.classes[answers[heading][one].item()]}": maps[
+            heading
+        ][one]
+        for heading in maps
+    }
+    figure, alt = plots.map_grid(
+        scenes.images[one], headings, [label], scenes.masks[one]
+    )
+    alt = " ".join(alt.split())
+    caption = (
+        f"A {label} on a ground that in training belonged to others, and where the nets find evidence for it "
+        "(Grad-CAM of its class, bright). Above each map stands what the net answers."
+    )
+    return f"{image(srcdir, 'trapped', figure, alt, caption)}\n\n{gains}"
+
+
+def image(srcdir, name, figure, alt, caption):
+    """Save a figure beside the pages, and return the lines that show it."""
+    path = srcdir / "_static" / f"{name}.png"
+    figure.savefig(path, dpi=130, facecolor="white", bbox_inches="tight")
+    pyplot.close(figure)
+    return f"```{{figure}} _static/{name}.png\n:alt: {alt}\n\n{caption}\n```"
+
+
 # The words under which "What we found" tells of a claim, by what its comparisons say.
 AGREES = {"reproduced", "supports", "effect seen"}
 DISAGREES = {"not reproduced", "contradicts", "effect not seen"}
@@ -529,6 +593,7 @@ GENERATORS = {
     "found": found,
     "glance": glance,
     "paper-map": paper_map,
+    "pictures": pictures,
     "reference": reference,
     "status": status,
 }
