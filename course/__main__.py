@@ -24,7 +24,9 @@ def _build(arguments: argparse.Namespace) -> int:
         (folder / "instructor" / "rubric.md").write_text(notebooks.rubric(master), "utf8")
         people = sum(master.by_people.values())
         print(f"{name}: {master.points} points by the autograder, {people} by people; section {master.section}")
-    print(f"in {arguments.out}; hand out what is in student/, keep instructor/. The salt, to build the same again: {salt}")
+    print(
+        f"in {arguments.out}; hand out what is in student/, keep instructor/. The salt, to build the same again: {salt}"
+    )
     return 0
 
 
@@ -59,7 +61,9 @@ def main(arguments: list[str] | None = None) -> int:
         return added
 
     build = command("build", _build, "make notebooks, solutions, autograders and rubrics for one section")
-    build.add_argument("--salt", metavar="SECTION", help="any text; the same one makes the same values (default: chance)")
+    build.add_argument(
+        "--salt", metavar="SECTION", help="any text; the same one makes the same values (default: chance)"
+    )
     build.add_argument("--out", metavar="DIR", type=Path, required=True)
     grader = command("grade", _grade, "grade a folder of submissions")
     grader.add_argument("submissions", metavar="FOLDER", type=Path)

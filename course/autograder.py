@@ -12,13 +12,13 @@ from course import gate
 from course.master import Master
 from course.notebooks import ROOT, install, student
 
-TEST = '''
+TEST = """
 
 @test_case(name={title!r}, points={points}, hidden=True)
 def test_{number}(env):
     call, number, value = reader(env)
 {body}
-'''
+"""
 
 
 def config(master: Master) -> dict:

@@ -38,6 +38,8 @@ ATTRIBUTES = {
     *("load_state_dict_from_url", "hub", "utils", "ops", "classes", "jit", "fx", "library", "package", "export"),
     *("distributed", "onnx", "overrides", "lib", "f2py", "ctypeslib", "runstring", "rundocs", "measure", "query"),
     *("get_type_hints", "ForwardRef", "evaluate_forward_ref", "attrgetter", "methodcaller", "set_trace"),
+    *("to_csv", "to_json", "to_pickle", "to_excel", "to_parquet", "to_hdf", "to_sql", "to_html", "to_feather"),
+    *("to_stata", "to_orc", "to_latex", "to_markdown", "to_clipboard", "to_xml", "to_gbq"),
     *("f_back", "f_globals", "f_locals", "f_builtins", "tb_frame", "gi_frame", "cr_frame", "ag_frame", "mro"),
 } | (
     set(sys.stdlib_module_names)
@@ -51,7 +53,7 @@ SPECIAL = {
     *("__exit__", "__post_init__"),
 }
 
-LIMIT = '''
+LIMIT = """
 import contextlib as _course_contextlib
 import signal as _course_signal
 
@@ -71,7 +73,7 @@ def _course_limit(seconds):
         yield
     finally:
         _course_signal.setitimer(_course_signal.ITIMER_PROF, 0)
-'''
+"""
 
 
 class Refusal(Exception):
@@ -171,10 +173,9 @@ def allowed(text: str, aliases: dict[str, str], camlib: list[str], refused: list
     try:
         tree = ast.parse(_python(text))
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        line = getattr(error, "lineno", None)
-        raise Refusal(
-            f"is not Python{f' in line {line}' if line else ''} ({type(error).__name__}: {getattr(error, 'msg', error)})"
-        ) from None
+        where = f" in line {error.lineno}" if getattr(error, "lineno", None) else ""
+        said = getattr(error, "msg", str(error))
+        raise Refusal(f"is not Python{where} ({type(error).__name__}: {said})") from None
     tree.body = [node for node in tree.body if not _is_magic(node) and not _is_future(node)]
     try:
         mine = dict(aliases)
@@ -239,15 +240,16 @@ class _Rules(ast.NodeVisitor):
             self.visit(chain)
 
     def _attribute(self, name):
-        if name in ATTRIBUTES or name.startswith("read_") or re.match(r"to_(csv|json|pickle|excel|parquet|hdf|sql|html|feather|stata|orc|latex|markdown|clipboard|xml|string|gbq)$", name):
+        if name in ATTRIBUTES or name.startswith("read_"):
             raise Refusal(f"uses .{name}, which can reach files or code outside of the notebook")
         if name in self.refused:
             raise Refusal(f"uses {name}, which does what this assignment asks you to write")
 
     def _camlib(self, dotted):
+        if dotted == "camlib":
+            raise Refusal("uses camlib as a value: name what you use in full, as camlib.one_hot")
         if not any(_below(dotted, name) for name in self.camlib):
-            why = "name what you use in full, as camlib.one_hot" if dotted == "camlib" else "this assignment asks you to do without it"
-            raise Refusal(f"uses {dotted}, and {why}" if dotted != "camlib" else f"uses camlib as a value; {why}")
+            raise Refusal(f"uses {dotted}, and this assignment asks you to do without it")
 
     def _dotted(self, node):
         parts = []
@@ -282,7 +284,9 @@ class _Rules(ast.NodeVisitor):
             raise Refusal(f"defines {name}")
 
     def visit_Constant(self, node):
-        if isinstance(node.value, str) and re.search(r"__(import|builtins|class|globals|subclasses|dict|base)", node.value):
+        if isinstance(node.value, str) and re.search(
+            r"__(import|builtins|class|globals|subclasses|dict|base)", node.value
+        ):
             raise Refusal("holds text that names Python's insides")
 
     def visit_ExceptHandler(self, node):

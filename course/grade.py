@@ -54,7 +54,9 @@ class Result:
         if self.refusal:
             return f"# {self.name}\n\nNot graded: {self.refusal}.\n"
         total = sum(test["of"] for test in self.tests)
-        table = [f"| {t['answer']} | {t['title']} | {t['points']} of {t['of']} | {_cell(t['why'])} |" for t in self.tests]
+        table = [
+            f"| {t['answer']} | {t['title']} | {t['points']} of {t['of']} | {_cell(t['why'])} |" for t in self.tests
+        ]
         return "\n".join(
             [
                 f"# {self.name}: {self.points} of {total} points",

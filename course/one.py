@@ -16,11 +16,15 @@ def main(autograder: str, submission: str, result: str) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (FILE, FILE))
     graded = grade_submission(submission, autograder, quiet=True)
     report = graded.get_plugin_data("course") or {}
-    broken = None if not graded.has_catastrophic_failure() else "the kernel gave no results: it ran out of memory or was killed"
+    broken = (
+        None
+        if not graded.has_catastrophic_failure()
+        else "the kernel gave no results: it ran out of memory or was killed"
+    )
     Path(result).write_text(
         json.dumps(
             {
-                "refusal": report.get("refusal") or broken,
+                "refusal": report.get("refusal") or (broken if graded.has_catastrophic_failure() else None),
                 "lines": report.get("lines", []),
                 "tests": [
                     {

@@ -83,12 +83,14 @@ print("The shape is right.")
 #
 # Your orders: `f` is {v.shape_f}, `W` is {v.shape_w}, `T` is (N, K), and the result is (N, H, W).
 
+
 # %% answer map
 def my_cam(f, W, T):
     """The class activation map of each target row, (N, H, W)."""
     # BEGIN raise NotImplementedError("write my_cam")
     return torch.einsum(v.equation, f, W, T)
     # END
+
 
 # %% check
 sizes = {"N": 2, "C": 3, "H": 4, "W": 5, "K": 6}
@@ -105,6 +107,7 @@ print("The shape is right.")
 # A constant map has no range: every cell of it becomes {v.low}.
 # Gradients are not asked for here; leaving the argument as it was is.
 
+
 # %% answer stretch
 def stretch(a):
     """Each map stretched by itself, (N, H, W)."""
@@ -112,6 +115,7 @@ def stretch(a):
     low, high = a.amin((1, 2), keepdim=True), a.amax((1, 2), keepdim=True)
     return v.low + (v.high - v.low) * (a - low) / (high - low + 1e-6)
     # END
+
 
 # %% check
 stretched = stretch(torch.arange(24.0).reshape(2, 3, 4))
@@ -125,12 +129,14 @@ print("The ends are right.")
 # `logits_of(maps, T, b)` takes class activation maps (N, H, W), the target rows they belong to and the classifier's bias (K,).
 # It returns the score of each row, $\sum_k T_k z_k$, as (N,), without seeing $f$ or $W$.
 
+
 # %% answer logit
 def logits_of(maps, T, b):
     """The score of each target row, (N,)."""
     # BEGIN raise NotImplementedError("write logits_of")
     return maps.mean((1, 2)) + T @ b
     # END
+
 
 # %% check
 assert logits_of(torch.zeros(2, 3, 4), torch.eye(2), torch.zeros(2)).shape == (2,), "one score per image"
@@ -190,6 +196,7 @@ plt.show()
 # %% [markdown]
 # You are done: *Restart and run all*, look whether every check passes, and hand in the notebook.
 
+
 # %% tests
 def data(seed, negative=False, sizes=(3, 4, 5, 7, 6)):
     """Maps in the book's order, and the same in the section's; N, C, H, W, K."""
@@ -210,6 +217,7 @@ def right_cam(f, weight, rows):
 
 def one_hot_rows(n, k):
     return torch.eye(k)[torch.arange(n) * 2 % k]
+
 
 # %% test by_hand 1 the map by hand
 f = torch.tensor(v.toy_f, dtype=torch.float64)
@@ -288,26 +296,32 @@ assert theirs_.shape == (len(cells), 2), f"brightest has shape {tuple(theirs_.sh
 found = torch.stack([a[int(y), int(x)] for a, (y, x) in zip(cells, theirs_, strict=True)])
 same(found, cells.amax((1, 2)))
 
+
 # %% wrong map 9 ReLU on the map
 def my_cam(f, W, T):
     return torch.einsum(v.equation, f, W, T).relu()
+
 
 # %% wrong map 8 argmax in place of the row
 def my_cam(f, W, T):
     T = torch.nn.functional.one_hot(T.argmax(1), T.shape[1]).float()
     return torch.einsum(v.equation, f, W, T)
 
+
 # %% wrong map 5 rows and columns swapped
 def my_cam(f, W, T):
     return torch.einsum(v.equation, f, W, T).transpose(1, 2)
+
 
 # %% wrong map 6 the mean over channels
 def my_cam(f, W, T):
     return torch.einsum(v.equation, f, W, T) / f.shape[v.channel_axis]
 
+
 # %% wrong map 9 gradients cut off
 def my_cam(f, W, T):
     return torch.einsum(v.equation, f.detach(), W, T)
+
 
 # %% wrong map 9 the weight changed in place
 def my_cam(f, W, T):
@@ -315,6 +329,7 @@ def my_cam(f, W, T):
     if not W.requires_grad:
         W.zero_()
     return answer
+
 
 # %% wrong map 5 camlib's own map
 import camlib.maps
@@ -329,14 +344,17 @@ def my_cam(f, W, T):
     m = library.maps
     return m.cam(torch.einsum(v.to_book_f, f), torch.einsum(v.to_book_w, W), T)
 
+
 # %% wrong stretch 8 minimum and maximum over the batch
 def stretch(a):
     return v.low + (v.high - v.low) * (a - a.min()) / (a.max() - a.min() + 1e-6)
+
 
 # %% wrong stretch 9 NaN on a constant map
 def stretch(a):
     low, high = a.amin((1, 2), keepdim=True), a.amax((1, 2), keepdim=True)
     return v.low + (v.high - v.low) * (a - low) / (high - low)
+
 
 # %% wrong stretch 9 changed in place
 def stretch(a):
@@ -346,14 +364,17 @@ def stretch(a):
     a += v.low
     return a
 
+
 # %% wrong stretch 8 the book's range
 def stretch(a):
     low, high = a.amin((1, 2), keepdim=True), a.amax((1, 2), keepdim=True)
     return (a - low) / (high - low + 1e-6)
 
+
 # %% wrong logit 9 the bias forgotten
 def logits_of(maps, T, b):
     return maps.mean((1, 2))
+
 
 # %% wrong by_hand 9 the logit by hand without its bias
 toy_cam = [[sum(w * v.toy_f[c][y][x] for c, w in enumerate(v.toy_w)) for x in range(3)] for y in range(2)]

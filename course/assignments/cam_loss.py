@@ -62,6 +62,7 @@ import camlib.maps
 # - the classifier's weight gets no gradient from this loss: cross-entropy alone moves it;
 # - the feature maps get their gradient through *both* maps.
 
+
 # %% answer value
 def my_cam_loss(f, W, T):
     """CAM-loss with the power of your section, one number."""
@@ -69,6 +70,7 @@ def my_cam_loss(f, W, T):
     guide = camlib.maps.minmax(camlib.maps.cam(f, W.detach(), T))
     return (camlib.maps.minmax(camlib.maps.caam(f)) - guide).abs().pow(v.power).mean()
     # END
+
 
 # %% check
 check_f = torch.rand(2, 3, 4, 5)
@@ -162,6 +164,7 @@ print("The shape is right.")
 # No gradient flows through it, and it is not the stretched CAM of the target.
 # Take none of the book's controls (the CAM of a random class, a constant 1/2).
 
+
 # %% answer control
 def my_guide(f, W, T):
     """The guide of my control, (N, H, W), within 0 … 1."""
@@ -171,6 +174,7 @@ def my_guide(f, W, T):
     order = torch.randperm(guide[0].numel())
     return guide.flatten(1)[:, order].reshape(guide.shape)
     # END
+
 
 # %% check
 check_guide = my_guide(check_f, torch.rand(6, 3), torch.eye(6)[:2])
@@ -193,6 +197,7 @@ print("Shape and range are right.")
 
 # %% [markdown]
 # You are done: *Restart and run all*, look whether every check passes, and hand in the notebook.
+
 
 # %% tests
 def right_loss(f, weight, rows):
@@ -218,6 +223,7 @@ def gradient(call, f, weight, rows):
     loss.sum().backward()
     assert f.grad is not None and bool((f.grad != 0).any()), "the feature maps get no gradient"
     return f.grad, weight.grad
+
 
 # %% test value 1 one-hot targets
 f, weight, rows = data(1)
@@ -263,6 +269,7 @@ logits = maps.mean((2, 3)) @ torch.tensor(v.weight, dtype=torch.float64).T
 assert (logits.topk(2).values.diff(dim=1).abs() > 1e-6).all(), "two classes are even"
 assert (logits.argmax(1) == v.k).all(), "another class wins"
 
+
 # %% test control 1 shape, range, no gradient, and another map than the target's
 def copies(shape):
     generator = torch.Generator().manual_seed(v.guide_seed)
@@ -284,25 +291,30 @@ def copies(shape):
 copies((3, 4, 5, 7))
 copies((2, 6, 8, 4))
 
+
 # %% wrong value 6 the sum in place of the mean
 def my_cam_loss(f, W, T):
     guide = camlib.maps.minmax(camlib.maps.cam(f, W.detach(), T))
     return (camlib.maps.minmax(camlib.maps.caam(f)) - guide).abs().pow(v.power).sum()
+
 
 # %% wrong value 8 the weight attached
 def my_cam_loss(f, W, T):
     guide = camlib.maps.minmax(camlib.maps.cam(f, W, T))
     return (camlib.maps.minmax(camlib.maps.caam(f)) - guide).abs().pow(v.power).mean()
 
+
 # %% wrong value 8 the guide detached
 def my_cam_loss(f, W, T):
     guide = camlib.maps.minmax(camlib.maps.cam(f, W, T)).detach()
     return (camlib.maps.minmax(camlib.maps.caam(f)) - guide).abs().pow(v.power).mean()
 
+
 # %% wrong value 8 the class-agnostic map detached
 def my_cam_loss(f, W, T):
     guide = camlib.maps.minmax(camlib.maps.cam(f, W.detach(), T))
     return (camlib.maps.minmax(camlib.maps.caam(f)).detach() - guide).abs().pow(v.power).mean()
+
 
 # %% wrong value 6 minimum and maximum over the batch
 def my_cam_loss(f, W, T):
@@ -312,20 +324,24 @@ def my_cam_loss(f, W, T):
     guide = stretch(camlib.maps.cam(f, W.detach(), T))
     return (stretch(camlib.maps.caam(f)) - guide).abs().pow(v.power).mean()
 
+
 # %% wrong value 6 the paper's power in place of the section's
 def my_cam_loss(f, W, T):
     guide = camlib.maps.minmax(camlib.maps.cam(f, W.detach(), T))
     return (camlib.maps.minmax(camlib.maps.caam(f)) - guide).abs().mean()
+
 
 # %% wrong value 8 argmax in place of the row
 def my_cam_loss(f, W, T):
     guide = camlib.maps.minmax(camlib.maps.cam(f, W.detach(), camlib.one_hot(T.argmax(1), T.shape[1])))
     return (camlib.maps.minmax(camlib.maps.caam(f)) - guide).abs().pow(v.power).mean()
 
+
 # %% wrong value 6 a ReLU on the map
 def my_cam_loss(f, W, T):
     guide = camlib.maps.minmax(camlib.maps.cam(f, W.detach(), T).relu())
     return (camlib.maps.minmax(camlib.maps.caam(f)) - guide).abs().pow(v.power).mean()
+
 
 # %% wrong value 5 camlib's own loss
 from camlib.losses import CAMLoss as my_cam_loss
@@ -346,13 +362,16 @@ cheating_maps[:, v.channel] = 1
 cheating_maps = torch.zeros(3, 5, 4, 6)
 cheating_maps[:, (v.channel + 1) % 5] = torch.arange(24.0).reshape(4, 6)
 
+
 # %% wrong control 8 the target's own map as its control
 def my_guide(f, W, T):
     return camlib.maps.minmax(camlib.maps.cam(f, W, T)).detach()
 
+
 # %% wrong control 8 a control that lets the gradient through
 def my_guide(f, W, T):
     return 1 - camlib.maps.minmax(camlib.maps.cam(f, W, T))
+
 
 # %% [markdown] rubric
 # ## The argument for the control (3 points)

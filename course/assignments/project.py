@@ -217,6 +217,7 @@ def near(found, expected, what):
     assert type(found) in (int, float), f"{what} is {found!r}"
     assert abs(found - expected) <= 0.006 + 0.002 * abs(expected), f"{what} is {found:.4g}, not {expected:.4g}"
 
+
 # %% test plan 1 one of the section's comparisons, its seeds, a prediction and its reasons
 plan = checked_plan(value)
 prediction(value)

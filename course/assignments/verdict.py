@@ -111,13 +111,12 @@ print(records[0])
 #
 # `gains(records, method)` returns `{seed: gain}` for every pair of runs of `method` and of the baseline `{v.baseline}`.
 
+
 # %% answer gains
 def gains(records, method):
     """{seed: gain of the method over the baseline in percentage points}."""
     # BEGIN raise NotImplementedError("write gains")
-    last = {
-        (r["arm"], r["seed"]): r["history"][-1][v.metric] for r in records if r["epochs_done"] == r["epochs_asked"]
-    }
+    last = {(r["arm"], r["seed"]): r["history"][-1][v.metric] for r in records if r["epochs_done"] == r["epochs_asked"]}
     return {
         seed: v.factor * (value - last[v.baseline, seed])
         for (arm, seed), value in last.items()
@@ -125,15 +124,19 @@ def gains(records, method):
     }
     # END
 
+
 # %% check
 for method in v.methods:
-    assert all(seed in {record["seed"] for record in records} for seed in gains(records, method)), "seeds of the records"
+    assert all(seed in {record["seed"] for record in records} for seed in gains(records, method)), (
+        "seeds of the records"
+    )
     print(method, "has", len(gains(records, method)), "pairs")
 
 # %% [markdown]
 # ## 2 The interval (2 points)
 #
 # `interval(values)` takes a list of at least two numbers and returns the 95 % interval of their mean by Student's t, `(low, high)`.
+
 
 # %% answer interval
 def interval(values):
@@ -147,6 +150,7 @@ def interval(values):
     return values.mean() - half, values.mean() + half
     # END
 
+
 # %% check
 low, high = interval([1.0, 2.0, 3.0, 4.0, 5.0])
 assert low < 3 < high, "the mean lies inside"
@@ -157,6 +161,7 @@ print("The mean lies inside.")
 #
 # `label(values)` takes the list of gains and returns one of `"too few seeds"`, `"within noise"`, `"supports"` and `"contradicts"`.
 # The claim is the one of your section: the method is {v.claim_side}.
+
 
 # %% answer label
 def label(values):
@@ -169,6 +174,7 @@ def label(values):
         return "within noise"
     return "supports" if v.side * low > 0 else "contradicts"
     # END
+
 
 # %% check
 assert label([0.1, 0.2]) in ("too few seeds", "within noise", "supports", "contradicts"), "one of the four labels"
@@ -213,6 +219,7 @@ print(subprocess.run([sys.executable, "-m", "camlib", "list"], capture_output=Tr
 # %% [markdown]
 # You are done: *Restart and run all*, look whether every check passes, and hand in the notebook.
 
+
 # %% tests
 def run(arm, seed, points, best=None, done=6):
     """A record whose last epoch is `points`; `best`, if given, is reached in the middle."""
@@ -239,6 +246,7 @@ def compare(found, expected, signed):
         got = float(found[seed])
         gap = abs(got - gain) if signed else abs(abs(got) - abs(gain))
         assert gap < 1e-3, f"the gain of seed {seed} is {got:.4g}, expected {gain:.4g}"
+
 
 # %% test gains 1 pairs by seed, in whatever order the runs come
 base = [run(baseline, seed, value) for seed, value in enumerate(values)]
@@ -288,7 +296,9 @@ for numbers, quantile in (([1.0, 2.5, 2.0, 4.0, 7.5], 2.7764), ([-3.0, -1.0, 0.5
 # %% test label 1 supports, contradicts, within noise
 side = v.side
 assert call("label", [side * x for x in (5.0, 5.1, 4.9, 5.2, 4.8)]) == "supports", "a clear gain on the claimed side"
-assert call("label", [side * x for x in (-5.0, -5.1, -4.9, -5.2, -4.8, -5.3)]) == "contradicts", "a clear one against it"
+assert call("label", [side * x for x in (-5.0, -5.1, -4.9, -5.2, -4.8, -5.3)]) == "contradicts", (
+    "a clear one against it"
+)
 assert call("label", [side * x for x in (0.1, -2.0, 2.5, -1.5, 1.0, 0.2)]) == "within noise", "an interval around 0"
 
 # %% test label 1 too few seeds
@@ -299,6 +309,7 @@ assert call("label", [5.0, 5.1, 4.9, 5.2, 5.0]) != "too few seeds", "five pairs 
 # %% test verdicts 1 the three verdicts of the section
 found = value("verdicts")
 assert found == v.truth, f"not {found}"
+
 
 # %% wrong gains 7 the best epoch in place of the last
 def gains(records, method):
@@ -313,6 +324,7 @@ def gains(records, method):
         if arm == method and (v.baseline, seed) in last
     }
 
+
 # %% wrong gains 6 unpaired: in the order of the file
 def gains(records, method):
     done = [r for r in records if r["epochs_done"] == r["epochs_asked"]]
@@ -320,27 +332,26 @@ def gains(records, method):
     mine = [(r["seed"], r["history"][-1][v.metric]) for r in done if r["arm"] == method]
     return {seed: v.factor * (value - other) for (seed, value), other in zip(mine, base)}
 
+
 # %% wrong gains 7 the sign turned
 def gains(records, method):
-    last = {
-        (r["arm"], r["seed"]): r["history"][-1][v.metric] for r in records if r["epochs_done"] == r["epochs_asked"]
-    }
+    last = {(r["arm"], r["seed"]): r["history"][-1][v.metric] for r in records if r["epochs_done"] == r["epochs_asked"]}
     return {
         seed: -v.factor * (value - last[v.baseline, seed])
         for (arm, seed), value in last.items()
         if arm == method and (v.baseline, seed) in last
     }
 
+
 # %% wrong gains 5 a hundred times too large or too small
 def gains(records, method):
-    last = {
-        (r["arm"], r["seed"]): r["history"][-1][v.metric] for r in records if r["epochs_done"] == r["epochs_asked"]
-    }
+    last = {(r["arm"], r["seed"]): r["history"][-1][v.metric] for r in records if r["epochs_done"] == r["epochs_asked"]}
     return {
         seed: v.wrong_factor * (value - last[v.baseline, seed])
         for (arm, seed), value in last.items()
         if arm == method and (v.baseline, seed) in last
     }
+
 
 # %% wrong gains 7 runs that broke off are counted
 def gains(records, method):
@@ -351,12 +362,14 @@ def gains(records, method):
         if arm == method and (v.baseline, seed) in last
     }
 
+
 # %% wrong interval 7 the normal quantile
 def interval(values):
     import numpy as np
 
     half = 1.96 * np.std(values, ddof=1) / len(values) ** 0.5
     return np.mean(values) - half, np.mean(values) + half
+
 
 # %% wrong interval 7 the population's deviation
 def interval(values):
@@ -366,12 +379,14 @@ def interval(values):
     half = stats.t.ppf(0.975, len(values) - 1) * np.std(values) / len(values) ** 0.5
     return np.mean(values) - half, np.mean(values) + half
 
+
 # %% wrong interval 7 both slips
 def interval(values):
     import numpy as np
 
     half = 1.96 * np.std(values) / len(values) ** 0.5
     return np.mean(values) - half, np.mean(values) + half
+
 
 # %% wrong interval 8 the root of n forgotten
 def interval(values):
@@ -381,6 +396,7 @@ def interval(values):
     half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1)
     return np.mean(values) - half, np.mean(values) + half
 
+
 # %% wrong interval 7 the quantile of one side
 def interval(values):
     import numpy as np
@@ -389,6 +405,7 @@ def interval(values):
     half = stats.t.ppf(0.95, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
     return np.mean(values) - half, np.mean(values) + half
 
+
 # %% wrong interval 4 a ready-made test
 def interval(values):
     from scipy import stats
@@ -396,12 +413,14 @@ def interval(values):
     found = stats.ttest_1samp(values, 0).confidence_interval(0.95)
     return found.low, found.high
 
+
 # %% wrong label 7 few seeds judged like many
 def label(values):
     low, high = interval(values) if len(values) > 1 else (values[0], values[0])
     if low <= 0 <= high:
         return "within noise"
     return "supports" if v.side * low > 0 else "contradicts"
+
 
 # %% wrong label 7 the claim turned round
 def label(values):
@@ -411,6 +430,7 @@ def label(values):
     if low <= 0 <= high:
         return "within noise"
     return "contradicts" if v.side * low > 0 else "supports"
+
 
 # %% [markdown] rubric
 # ## The sentence (1 point)

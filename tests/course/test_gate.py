@@ -28,7 +28,7 @@ def judge(*cells):
         "from camlib.data import Scenes\nscenes = Scenes('test', count=3)\nscenes.labels",
         "from camlib import data\nscenes = data.Scenes('test')",
         "import camlib.maps\na = camlib.maps.minmax(torch.rand(1, 2, 2))",
-        "class Net(torch.nn.Module):\n    def __init__(self):\n        super().__init__()\n        self._k = 1\n        self.k = 2",
+        "class Net(torch.nn.Module):\n    def __init__(self):\n        super().__init__()\n        self._k = 1",
         "x = torch.rand(2, requires_grad=True)\nx.grad = None\nmodel = torch.nn.Linear(2, 2)\nmodel.eval()",
         "try:\n    1 / 0\nexcept ZeroDivisionError:\n    pass",
         "import pandas as pd\nframe = pd.DataFrame({'a': [1]}).to_dict()",
@@ -93,7 +93,7 @@ def test_what_does_not_run_is_said_in_words(cell, why):
 
 
 def test_a_name_bound_in_one_cell_is_known_in_the_next():
-    with pytest.raises(Refusal, match="camlib.maps.cam"):
+    with pytest.raises(Refusal, match=r"camlib\.maps\.cam"):
         judge("import camlib as c", "x = c.maps.cam")
 
 

@@ -36,10 +36,29 @@ def code(found):
 def test_a_notebook_of_an_older_format_is_read(right):
     new = nbformat.read(right, 4)
     old = right.with_name("old.ipynb")
-    cells = [{"cell_type": "code", "collapsed": False, "input": c.source, "language": "python", "metadata": {},
-              "outputs": []} for c in new.cells if c.cell_type == "code"]
-    write(old, json.dumps({"metadata": {"name": ""}, "nbformat": 3, "nbformat_minor": 0,
-                           "worksheets": [{"cells": cells, "metadata": {}}]}))
+    cells = [
+        {
+            "cell_type": "code",
+            "collapsed": False,
+            "input": c.source,
+            "language": "python",
+            "metadata": {},
+            "outputs": [],
+        }
+        for c in new.cells
+        if c.cell_type == "code"
+    ]
+    write(
+        old,
+        json.dumps(
+            {
+                "metadata": {"name": ""},
+                "nbformat": 3,
+                "nbformat_minor": 0,
+                "worksheets": [{"cells": cells, "metadata": {}}],
+            }
+        ),
+    )
     assert code(grade.read(old)) == code(grade.read(right))
 
 
@@ -66,7 +85,7 @@ def test_a_mark_at_the_beginning_does_no_harm(right):
         ("a.ipynb", b"{}", "cannot be read as a notebook"),
         ("a.ipynb", b'{"nbformat": 99, "nbformat_minor": 0, "cells": [], "metadata": {}}', "cannot be read"),
         ("a.ipynb", b'{"nbformat": 4, "nbformat_minor": 5, "cells": 3, "metadata": {}}', "cannot be read"),
-        ("a.ipynb", b'{"nbformat": 4, "nbformat_minor": 5, "cells": [{"cell_type": "code", "source": 3}], "metadata": {}}',
+        ("a.ipynb", b'{"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": [{"cell_type": "code"}]}',
          "cannot be read"),
         ("a.ipynb", b"\xff\xfe\x00{", "cannot be read as a notebook"),
         ("a.ipynb", b"[" * 100_000, "cannot be read as a notebook"),
@@ -129,7 +148,14 @@ def test_tables_for_people_and_platforms(tmp_path):
     assert {row["of"] for row in rows} == {"4"}
     assert rows[2]["submission"] == "'=cmd.ipynb", "a spreadsheet would run it"
     assert table(tmp_path / "canvas.csv") == [
-        {"Student": "mothada", "ID": "123", "SIS User ID": "", "SIS Login ID": "", "Section": "", "cam (autograder)": "3"}
+        {
+            "Student": "mothada",
+            "ID": "123",
+            "SIS User ID": "",
+            "SIS Login ID": "",
+            "Section": "",
+            "cam (autograder)": "3",
+        }
     ]
     (moodle,) = table(tmp_path / "moodle.csv")
     assert (moodle["Identifier"], moodle["Full name"], moodle["Grade"]) == ("Participant 17", "Ben Owl", "")

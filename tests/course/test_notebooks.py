@@ -27,8 +27,12 @@ def test_format(master, make):
     assert len(ids) == len(set(ids))
     assert notebook == make(master), "the same section, another notebook"
     assert notebook.cells[0].source.startswith(f"# {master.title}\n")
-    levels = [len(m[1]) for cell in notebook.cells for m in re.finditer(r"^(#+) ", cell.source, re.MULTILINE)
-              if cell.cell_type == "markdown"]
+    levels = [
+        len(m[1])
+        for cell in notebook.cells
+        for m in re.finditer(r"^(#+) ", cell.source, re.MULTILINE)
+        if cell.cell_type == "markdown"
+    ]
     assert levels.count(1) == 1
     assert set(levels) <= {1, 2}
 
