@@ -1,5 +1,8 @@
 """What a chapter calls."""
 
+import math
+from fractions import Fraction
+
 import matplotlib
 import pytest
 import samples
@@ -76,13 +79,42 @@ def test_banner_stands_over_everything_but_the_paper_protocol(book, shown):
         (None, "No answer yet"),
         (0.5, "Right."),
         (torch.tensor(0.5), "Right."),
+        (torch.tensor([0.5], requires_grad=True), "Right."),
+        ([[0.5]], "Right."),
+        (" 0.5 ", "Right."),
+        ("0,5", "Right."),
+        ("1/2", "Right."),
+        (Fraction(1, 2), "Right."),
+        (0.5024, "Right."),
+        (0.504, "Not yet. Hint: halve it"),
         (0.6, "Not yet. Hint: halve it"),
+        ([0.5, 0.5], "Not yet. Hint: halve it"),
+        (math.nan, "Not yet. Hint: halve it"),
+        ("half", "Not yet: 'half' is no number"),
+        ("1/0", "Not yet: '1/0' is no number"),
+        (object, "Not yet: <class 'object'> is no number"),
     ],
 )
 def test_check(book, capsys, answer, says):
     capsys.readouterr()
     book.check(answer, lambda: 0.5, "halve it")
     assert capsys.readouterr().out.startswith(says)
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"), [(0, "Right."), (1e-8, "Right."), (0.0009, "Not yet."), (-0.0009, "Not yet.")]
+)
+def test_check_tells_zero_from_a_small_number(book, capsys, answer, says):
+    capsys.readouterr()
+    book.check(answer, lambda: torch.tensor(0.0), "think of signs")
+    assert capsys.readouterr().out.startswith(says)
+
+
+def test_check_of_tensors_compares_shapes(book, capsys):
+    capsys.readouterr()
+    book.check(torch.ones(2, 3), lambda: torch.ones(2, 3), "x")
+    book.check(torch.ones(6), lambda: torch.ones(2, 3), "x")
+    assert capsys.readouterr().out.split() == ["Right.", "Not", "yet.", "Hint:", "x"]
 
 
 def test_a_table_shows_every_entry_cited_ones_marked(book):

@@ -342,8 +342,10 @@ def test_compiled_blocks_train_alike(monkeypatch):
     same = copy.deepcopy(model)
     plain = quiet(model, terms, loaders())
     assert graphs["unique_graphs"] == 0
+    before = torch._functorch.config.donated_buffer, torch._dynamo.config.recompile_limit
     compiled = quiet(same, terms, loaders(), dataclasses.replace(SCHEDULE, compile=True))
     assert graphs["unique_graphs"] >= 4  # the stem and three blocks
+    assert (torch._functorch.config.donated_buffer, torch._dynamo.config.recompile_limit) == before
     for ours, theirs in zip(compiled.history, plain.history, strict=True):
         assert ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-4)
         assert ours["test_loss"] == pytest.approx(theirs["test_loss"], rel=1e-4)
