@@ -139,7 +139,7 @@ def _lit_images(images: Tensor, columns: Sequence[Tensor], labels: Sequence[str]
 
 
 def numbers_grid(grids: Mapping[str, Tensor], digits: int = 1) -> tuple[Figure, str]:
-    """Small maps as grids of coloured cells with their numbers written in.
+    """Small maps as grids of coloured cells with their numbers written in, all on one scale of colours.
 
     Args:
         grids: heading -> (h, w).
@@ -147,8 +147,9 @@ def numbers_grid(grids: Mapping[str, Tensor], digits: int = 1) -> tuple[Figure, 
     """
     figure, axes = pyplot.subplots(1, len(grids), figsize=(1.75 * len(grids), 1.95), squeeze=False)
     texts = []
+    low, high = (float(end) for end in torch.cat([grid.flatten() for grid in grids.values()]).aminmax())
     for axis, (heading, grid) in zip(axes[0], grids.items(), strict=True):
-        axis.imshow(grid.numpy(), cmap="Blues", vmin=float(grid.min()) - 0.3, vmax=float(grid.max()) * 1.6 + 0.4)
+        axis.imshow(grid.numpy(), cmap="Blues", vmin=low - 0.3, vmax=high * 1.6 + 0.4)
         for y, row in enumerate(grid.tolist()):
             for x, value in enumerate(row):
                 axis.text(x, y, f"{value:.{digits}f}", ha="center", va="center", color="black")

@@ -43,6 +43,12 @@ def test_numbers_grid_writes_every_number():
     assert "-4.0" in alt
 
 
+def test_numbers_grid_has_one_scale():
+    figure, _ = plots.numbers_grid({"low": torch.zeros(2, 2), "high": torch.full((2, 2), 4.0)})
+    low, high = (axis.images[0] for axis in figure.axes)
+    assert low.get_clim() == high.get_clim()
+
+
 def test_histories_draw_the_mean_over_seeds_and_skip_epochs_without_the_quantity():
     runs = {"CE": [[{"a": 0.1}, {"a": 0.3}], [{"a": 0.3}, {"a": 0.5}]], "CAM": [[{}, {"a": 0.5}]]}
     figure, alt = plots.histories(runs, {"a": "accuracy (%)"}, percent=("a",))
