@@ -9,7 +9,8 @@ first line is the title) and the constants of `Master`. Then come cells, each he
     given                      code that the autograder runs too, before the student's
     show                       code that only the notebook runs
     check                      visible assertions, only in the notebook
-    answer NAME                the right answer; `# BEGIN stub` … `# END` encloses what the student writes
+    answer NAME                the right answer; lines `# BEGIN stub` show what the student finds in place of the
+                               lines from there to `# END`
     tests                      code shared by the hidden tests
     test NAME POINTS TITLE     one hidden test of the answer NAME, on what `course.checks` offers
     wrong NAME POINTS TITLE    a sabotage drill: an answer in place of the right one, and the points it must get
@@ -20,6 +21,7 @@ first line is the title) and the constants of `Master`. Then come cells, each he
 
 import ast
 import hashlib
+import pprint
 import random
 import re
 from dataclasses import dataclass, field
@@ -144,8 +146,7 @@ def _cell(header: str, body: str, v: SimpleNamespace, where: str) -> Cell:
             source = re.sub(r"\{v\.(\w+)\}", lambda m: str(getattr(v, m[1])), "\n".join(lines))
             kind, _, name = rest[0].partition(" ") if rest else ("markdown", "", "")
             return Cell(kind, source, name)
-        # A negative number goes into brackets: -1 ** 2 is not (-1) ** 2.
-        source = re.sub(r"\bv\.(\w+)", lambda m: _literal(getattr(v, m[1])), body)
+        source = re.sub(r"\bv\.(\w+)( *\*\*)?", lambda m: _literal(getattr(v, m[1]), m[2]), body)
         if kind in ("test", "wrong"):
             name, points, title = rest[0].split(maxsplit=2)
             return Cell(kind, source, name, int(points), title)
@@ -154,8 +155,10 @@ def _cell(header: str, body: str, v: SimpleNamespace, where: str) -> Cell:
         raise MasterError(f"{where}: {error}") from error
 
 
-def _literal(value) -> str:
-    return f"({value!r})" if isinstance(value, int | float) and value < 0 else repr(value)
+def _literal(value, power: str | None) -> str:
+    """A value as code; `power` is the operator ** behind it, which would take hold of a number without its sign."""
+    text = pprint.pformat(value, width=100, sort_dicts=False)
+    return f"({text}){power}" if power else text
 
 
 def _check(master: Master, file: str) -> None:
@@ -179,5 +182,15 @@ def solution(source: str) -> str:
 
 
 def stub(source: str) -> str:
-    """An answer cell as the student finds it: what stands between BEGIN and END gives way to the stub after BEGIN."""
-    return re.sub(r"^(\s*)# BEGIN (.*)\n(?:.*\n)*?\s*# END$", r"\1\2", source, flags=re.MULTILINE)
+    """An answer cell as the student finds it: only the lines of BEGIN are left of what BEGIN and END enclose."""
+    lines, hidden = [], False
+    for line in source.splitlines():
+        begin = re.match(r"(\s*)# BEGIN (.*)", line)
+        if begin:
+            lines.append(begin[1] + begin[2])
+            hidden = True
+        elif re.match(r"\s*# END$", line):
+            hidden = False
+        elif not hidden:
+            lines.append(line)
+    return "\n".join(lines)

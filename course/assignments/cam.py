@@ -145,7 +145,7 @@ print("The shape is right.")
 # %% [markdown]
 # ## 5 Pictures (1 point)
 #
-# Pictures of two kinds of thing, {v.first} and {v.second}, cropped to 32 rows and 24 columns, and the maps of an untrained net, with the mean of each channel taken out:
+# Pictures of two classes, {v.first} and {v.second}, cropped to 32 rows and 24 columns, and the maps of an untrained net, with the mean of each channel taken out:
 
 # %% given
 from camlib.data import Scenes

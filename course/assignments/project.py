@@ -34,7 +34,7 @@ v.method_runs = {seed: round(value + step, 2) for seed, value, step in zip(v.see
 # # Project: one row, replicated
 #
 # **What you need.** The first three assignments, and about ten hours over two weeks, of which the machine works by itself for one.
-# Ten runs of two to four minutes each on one processor core; a GPU is not needed.
+# There are ten runs of some minutes each on one processor core; a GPU is not needed.
 #
 # **How it works.** Write into the cells that begin with `# ANSWER`, leave that line as it is, and write over the cells of words.
 # Hand in this notebook, under any name.
@@ -71,7 +71,16 @@ seeds = v.seeds
 # `because` and `would_change_my_mind` are a sentence each.
 
 # %% answer plan
-# BEGIN plan = {"row": None, "baseline": None, "method": None, "preset": None, "seeds": None, "predicted_gain": None, "because": "", "would_change_my_mind": ""}
+# BEGIN plan = {
+# BEGIN     "row": None,
+# BEGIN     "baseline": None,
+# BEGIN     "method": None,
+# BEGIN     "preset": None,
+# BEGIN     "seeds": None,
+# BEGIN     "predicted_gain": None,
+# BEGIN     "because": "",
+# BEGIN     "would_change_my_mind": "",
+# BEGIN }
 plan = {
     "row": v.row,
     "baseline": v.baseline,

@@ -72,8 +72,8 @@ def test_the_student_finds_neither_answers_nor_tests_nor_the_grader(name, salt):
 
 
 def test_begin_and_end_enclose_what_the_student_writes():
-    source = "def f(x):\n    y = x\n    # BEGIN raise NotImplementedError\n    y += 1\n    return y\n    # END\nz = 1"
-    assert stub(source) == "def f(x):\n    y = x\n    raise NotImplementedError\nz = 1"
+    source = "def f(x):\n    y = x\n    # BEGIN y = (\n    # BEGIN )\n    y += 1\n    return y\n    # END\nz = 1"
+    assert stub(source) == "def f(x):\n    y = x\n    y = (\n    )\nz = 1"
     assert solution(source) == "def f(x):\n    y = x\n    y += 1\n    return y\nz = 1"
 
 
