@@ -12,7 +12,7 @@ from timing import interleaved, machine, report
 from torchvision.models import resnet18
 
 from camlib import maps, observe, one_hot
-from camlib.attention import attention
+from camlib.attention import attention, run_for_attention
 
 FORWARD = "forward pass alone"
 

@@ -115,7 +115,7 @@ def test_cifar(tree, name, split, files, classes):
 def test_scenes_need_no_files(monkeypatch, tmp_path):
     monkeypatch.setenv("CAMLIB_DATA", str(tmp_path / "nowhere"))
     found = load("scenes", "test", count=20)
-    expected = Scenes("test", count=20)
+    expected = Scenes("fresh", count=20)  # drawn as the training images are
     assert torch.equal(found.images, expected.images)
     assert torch.equal(found.labels, expected.labels)
     assert torch.equal(found.masks, expected.masks)
@@ -125,7 +125,7 @@ def test_scenes_need_no_files(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "variant", "parts"),
-    [("scenes_fine", "fine", ("train", "test")), ("scenes_few_shot", "few_shot", ("base", "novel"))],
+    [("scenes_fine", "fine", ("train", "fresh")), ("scenes_few_shot", "few_shot", ("base", "novel"))],
 )
 def test_other_scenes(name, variant, parts):
     for split, part in zip(("train", "test"), parts, strict=True):
@@ -223,7 +223,7 @@ def test_the_manifest_has_everything_an_error_or_a_reader_needs():
         assert entry.keys() >= {"title", "source", "licence", "size", "classes", "channels"}, name
         assert all(len(md5) == 32 and int(md5, 16) for md5 in entry.get("files", {}).values())
         ways_to_load = (
-            name in datasets._TORCHVISION,
+            entry.get("like", name) in datasets._TORCHVISION,
             name in datasets._SCENES,
             entry.get("layout") in datasets._LAYOUTS,
         )
@@ -675,7 +675,7 @@ def test_cars(patched):
 
 def test_scenes_multi_has_rows_and_segments():
     found = load("scenes_multi", "test", count=30)
-    scenes = Scenes("test", "multi", count=30)
+    scenes = Scenes("fresh", "multi", count=30)
     assert found.labels.dtype == torch.float32
     assert torch.equal(found.labels, scenes.labels.float())
     for k, masks in enumerate(scenes.class_masks.unbind(1)):

@@ -17,9 +17,10 @@ from camlib.target import one_hot
 C, K = 5, 4
 LABELS = [1, 0, 1, 3, 1, 0]
 FORMS = {
-    "difference": CCLoss(),
-    "ratio": CCLoss("ratio"),
+    "ratio": CCLoss(),
+    "normalised": CCLoss("normalised"),
     "hinge": CCLoss("hinge", 0.8),
+    "difference": CCLoss("difference"),
 }
 forms = pytest.mark.parametrize("form", FORMS)
 
@@ -49,6 +50,8 @@ def by_hand(form, gate, labels):
 
     if form == "difference":
         return mean(same) - mean(different)
+    if form == "normalised":
+        return (mean(same) - mean(different)) / math.sqrt(len(gate[0]))
     if form == "hinge":
         return mean(same) + mean([max(0.0, 0.8 - d) for d in different])
     return (mean(same) + 1e-3) / (mean(different) + 1e-3 if different else 1.0)
@@ -93,7 +96,7 @@ def test_equal_gates_have_finite_gradients(form, count, dtype):
     gate = gates(1, dtype=dtype).expand(count, C).clone().requires_grad_()
     value = loss(FORMS[form], gate, [k % K for k in range(count)])
     value.backward()
-    assert value.item() == pytest.approx({"difference": 0, "ratio": 1, "hinge": 0.8}[form], abs=1e-3)
+    assert value.item() == pytest.approx({"difference": 0, "normalised": 0, "ratio": 1, "hinge": 0.8}[form], abs=1e-3)
     assert gate.grad.abs().max() < 1e-2
 
 
@@ -162,7 +165,7 @@ def test_rows_of_several_classes_are_refused(make, rows):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: CCLoss("triplet"), "form is 'triplet', expected one of 'difference', 'ratio', 'hinge'"),
+        (lambda: CCLoss("triplet"), "form is 'triplet', expected one of 'ratio', 'normalised', 'hinge', 'difference'"),
         (lambda: CCLoss("hinge", 0.0), r"margin is 0\.0, expected a finite number above 0"),
         (lambda: CCLoss("hinge", math.inf), "margin is inf, expected a finite number above 0"),
         (lambda: CCLoss("hinge", math.nan), "margin is nan, expected a finite number above 0"),

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from camlib import few_shot, observe
+from camlib import observe
+from camlib.measure import few_shot
 from camlib.data import Loader
 from camlib.measure.few_shot import FewShot, accuracies, episodes, fine_tune
 from camlib.models import CosineHead, create

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from camlib import models, observe, segmentation
+from camlib import models, observe
+from camlib.measure import segmentation
 from camlib.attention import KINDS, attention
 from camlib.data import Loader, load
 from camlib.data.datasets import DataError, FileSet

@@ -24,7 +24,7 @@ def pixels(count=4, size=32):
 
 
 def test_channel_attention_by_hand():
-    """v = σ(W2 relu(W1 mean_xy f)), of C / 16 = 2 units."""
+    """v = σ(W2 relu(W1 mean_xy f)), of 32 units, as C / 16 are fewer."""
     torch.manual_seed(0)
     attention, f = ChannelAttention(C).double(), maps()
     first, second = attention.squeeze, attention.excite
@@ -34,10 +34,10 @@ def test_channel_attention_by_hand():
         means = [sum(f[n, c, y, x].item() for y in range(H) for x in range(W)) / (H * W) for c in range(C)]
         units = [
             max(0.0, first.bias[u].item() + sum(first.weight[u, c].item() * means[c] for c in range(C)))
-            for u in range(2)
+            for u in range(32)
         ]
         for c in range(C):
-            z = second.bias[c].item() + sum(second.weight[c, u].item() * units[u] for u in range(2))
+            z = second.bias[c].item() + sum(second.weight[c, u].item() * units[u] for u in range(32))
             assert found[n, c].item() == pytest.approx(1 / (1 + math.exp(-z)), rel=1e-9)
 
 
@@ -52,8 +52,8 @@ def test_the_gate_scales_each_channel_of_each_image_by_its_attention():
     assert torch.autograd.gradcheck(gate, f.requires_grad_())
 
 
-@pytest.mark.parametrize(("channels", "units"), [(512, 32), (64, 4), (24, 1), (8, 1)])
-def test_the_layer_in_between_is_a_sixteenth_and_never_empty(channels, units):
+@pytest.mark.parametrize(("channels", "units"), [(2048, 128), (512, 32), (64, 32), (8, 32)])
+def test_the_layer_in_between_is_a_sixteenth_but_no_bottleneck(channels, units):
     gate = Gate(channels)
     assert gate.attention.squeeze.out_features == units
     assert sum(p.numel() for p in gate.parameters()) == 2 * channels * units + units + channels
@@ -64,12 +64,13 @@ def test_every_net_can_have_a_gate(name):
     with torch.device("meta"):
         plain, gated = create(name, 7), create(name, 7, gate=True)
     features = plain.fc.in_features
+    units = max(features // 16, 32)
     more = {key: tuple(value.shape) for key, value in gated.state_dict().items() if key not in plain.state_dict()}
     assert plain.state_dict().keys() < gated.state_dict().keys(), "the names of what both have are the same"
     assert more == {
-        "avgpool.gate.attention.squeeze.weight": (features // 16, features),
-        "avgpool.gate.attention.squeeze.bias": (features // 16,),
-        "avgpool.gate.attention.excite.weight": (features, features // 16),
+        "avgpool.gate.attention.squeeze.weight": (units, features),
+        "avgpool.gate.attention.squeeze.bias": (units,),
+        "avgpool.gate.attention.excite.weight": (features, units),
         "avgpool.gate.attention.excite.bias": (features,),
     }
     out = observe(gated.eval())(torch.zeros(2, 3, 64, 64, device="meta"))
