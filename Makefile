@@ -17,13 +17,16 @@ SINGLE := OMP_NUM_THREADS=1
 COMPILE := $(B)/uv pip compile -q --universal --python-version 3.11 --no-annotate --no-header
 
 .NOTPARALLEL:
-.PHONY: help setup book execute html test lint format unit pages test-page test-oracles bench lock address clean
+.PHONY: help setup book execute html test lint format unit pages course test-page test-oracles test-course test-versions bench lock address clean
 
 help:
 	@echo 'make book          set up, execute the notebooks, build the HTML'
 	@echo 'make test          lint, unit tests, notebooks, HTML, checks of the pages'
 	@echo 'make test-page     checks of every page in a browser (Chromium; CHROMIUM=/path/to/it)'
 	@echo 'make test-oracles  comparisons with other libraries (installs them)'
+	@echo 'make course        add the grader of the course kit (python -m course)'
+	@echo 'make test-course   the course kit, with its grader'
+	@echo 'make test-versions the wheel with the oldest declared versions, and with those Colab ships'
 	@echo 'make bench         speed and memory, as ratios'
 	@echo 'make format        format the code, strip outputs from the notebooks'
 	@echo 'make lock          compile requirements*.txt anew'
@@ -78,12 +81,25 @@ $(V)/.oracles: $(V)/.done requirements-oracles.txt
 	$(B)/uv pip install -q --python $(B)/python --no-deps -r requirements-oracles.txt
 	touch $@
 
+course: $(V)/.course
+$(V)/.course: $(V)/.done requirements-course.txt
+	$(B)/uv pip install -q --python $(B)/python --no-deps -r requirements-course.txt
+	touch $@
+
+test-course: course
+	$(SINGLE) $(B)/python -m pytest -n auto --maxprocesses 4 --dist loadfile tests/grader
+
+# Each environment takes some 6 GB below build/versions while it is used.
+test-versions: setup
+	$(B)/python tests/versions.py oldest colab
+
 bench: setup
 	@set -e; for f in $(filter-out benchmarks/timing.py,$(wildcard benchmarks/*.py)); do echo "== $$f"; $(B)/python $$f; done
 
 lock: setup
 	$(COMPILE) pyproject.toml --group dev --group book --group page -o requirements.txt
 	$(COMPILE) --constraint requirements.txt --group oracles -o requirements-oracles.txt
+	$(COMPILE) --constraint requirements.txt --group course -o requirements-course.txt
 
 address: setup
 	$(B)/python book/_tools/address.py "$(URL)"

@@ -11,7 +11,7 @@ import torch
 from timing import interleaved, machine, report
 from torch import nn
 
-from camlib.few_shot import fine_tune
+from camlib.measure.few_shot import fine_tune
 from camlib.models import CosineHead
 
 WAYS = 5

@@ -12,7 +12,7 @@ from timing import interleaved, machine, report
 from torchvision.models import resnet18
 
 from camlib import maps, observe, one_hot
-from camlib.attention import attention, look
+from camlib.attention import attention
 
 FORWARD = "forward pass alone"
 
@@ -94,7 +94,7 @@ def five_classes(model, images, layer):
     targets = [one_hot(labels, 1000) for labels in classes]
 
     def ours():
-        out = look(observed, images) if layer == -1 else observed(images)
+        out = run_for_attention(observed, images) if layer == -1 else observed(images)
         return torch.stack([attention(out, target, layer, "grad_cam").detach() for target in targets], 1)
 
     calls = {"camlib attention": ours}

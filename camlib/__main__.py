@@ -1,4 +1,4 @@
-"""The command line: python -m camlib list | run | table | plan | data | doctor."""
+"""The command line: python -m camlib list | run | table | plan | data | look | doctor."""
 
 import argparse
 import math
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from camlib import data, doctor
+from camlib import data, doctor, look
 from camlib.distributed import process_group
 from camlib.lab import cost, plan, record, verdict, workers
 from camlib.lab.presets import PRESETS
@@ -19,6 +19,7 @@ from camlib.lab.table import Table
 from camlib.lab.tables import TABLES
 from camlib.lab.weights import WeightsError
 from camlib.names import UnknownName, lookup
+from camlib.observe import NotObservable
 from camlib.provenance import device_name
 from camlib.train import NotFiniteError, ResumeError
 
@@ -30,6 +31,8 @@ USER_ERRORS = (
     WeightsError,
     ResumeError,
     NotFiniteError,
+    look.LookError,
+    NotObservable,
     OSError,
 )
 
@@ -94,7 +97,9 @@ def _run(arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint, if there is one", file=sys.stderr)
         return 130
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not cost.out_of_memory(error):
+            raise
         print(f"{which.path}: {' '.join(str(error).split())}", file=sys.stderr)
         return workers.OUT_OF_MEMORY
     if not first:
@@ -161,7 +166,11 @@ def _plan(arguments: argparse.Namespace) -> int:
             options += [f"--{name}", str(getattr(arguments, name))]
     _check_writable(arguments.out)
     limit = arguments.time_limit
-    outcome = workers.train(jobs, options, arguments.out, side_by_side, torch.get_num_threads(), limit)
+    try:
+        outcome = workers.train(jobs, options, arguments.out, side_by_side, torch.get_num_threads(), limit)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last checkpoints", file=sys.stderr)
+        return 130
     print(
         f"{len(outcome.done)} done, {len(outcome.stopped)} stopped at a checkpoint, {len(outcome.waiting)} not begun, "
         f"{len(outcome.failed)} failed"
@@ -227,6 +236,16 @@ def _data_check(arguments: argparse.Namespace) -> int:
         print(finding)
     # A set that was asked for by name must be there; without names, those that are there must be whole.
     return 2 if any(finding.blocks or (arguments.names and finding.remedy) for finding in findings) else 0
+
+
+def _look(arguments: argparse.Namespace) -> int:
+    names = arguments.classes and arguments.classes.read_text("utf8").splitlines()
+    net = look.net(arguments.model, arguments.weights, names, arguments.size, arguments.layer)
+    net.observed.to(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    figure, text = look.figure(net, arguments.photos, arguments.kind)
+    look.save(figure, arguments.out)
+    print(f"{text}\n{arguments.out}")
+    return 0
 
 
 def _data_get(arguments: argparse.Namespace) -> int:
@@ -357,6 +376,17 @@ def _parser() -> argparse.ArgumentParser:
         ("get", _data_get, "fetch and check", "+"),
     ):
         command(name, action, about, on_data).add_argument("names", metavar="NAME", nargs=number)
+
+    look_ = command("look", _look, "the five likeliest classes of photos, and where a net looks for each, as a picture")
+    look_.add_argument("photos", metavar="PHOTO", nargs="+", type=Path)
+    look_.add_argument("--model", default="resnet50", help="of torchvision, timm or camlib (default: resnet50)")
+    look_.add_argument("--weights", default="DEFAULT", metavar="FILE|DEFAULT", help="default: those that are fetched")
+    look_.add_argument("--classes", type=Path, metavar="FILE", help="names of the classes, one a line")
+    look_.add_argument("--kind", default="cam", help=f"one of {', '.join(look.MAPS)} (default: cam)")
+    look_.add_argument("--layer", help="the name of a stage (default: the maps that are averaged)")
+    look_.add_argument("--size", type=_number_from_0(int), metavar="PIXELS", help="default: that of the net's weights")
+    look_.add_argument("--device", type=_device, help="cpu, cuda, cuda:1 … (default: cuda if there is one)")
+    look_.add_argument("--out", type=Path, default=Path("look.png"), help="the picture (default: look.png)")
 
     command("doctor", _doctor, "look for what would keep a run from working")
     return parser

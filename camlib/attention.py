@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from camlib.maps import attend, gradients_of_score
+from camlib.maps import attend, cam, gradients_of_score, weighted_sum
 from camlib.names import lookup
 from camlib.observe import Observed, Output
 
@@ -78,6 +78,28 @@ def attentions(
     return found
 
 
+def class_map(out: Output, target: Tensor) -> Tensor:
+    """The class activation map of each image's target, also where the classifier is not linear.
+
+    `camlib.maps.cam` with the classifier's weight if there is one; else to first order, Σ_c ∂score/∂pooled_c f_c, with
+    the score Σ(logits · T): for a linear classifier that is the same. The weights of the channels are constants.
+
+    Args:
+        out: what an observed model returned; with gradients enabled where `out.weight` is None.
+        target: (N, K) rows.
+
+    Returns:
+        (N, H, W), of either sign, in float32 at least. Gradients flow to `out.maps[-1]` alone.
+
+    Raises:
+        ValueError: the target does not fit, or there are no gradients where they are needed.
+    """
+    if out.weight is not None:
+        return cam(out.maps[-1], out.weight.detach(), target)
+    (channel_weights,) = gradients_of_score(out.logits, target, out.pooled)
+    return weighted_sum(channel_weights, out.maps[-1])
+
+
 @torch.no_grad()
 def run_for_attention(observed: Observed, images: Tensor) -> Output:
     """Run a net for its attention at the last layer: nothing is recorded but the way from `pooled` to the logits.
@@ -86,7 +108,7 @@ def run_for_attention(observed: Observed, images: Tensor) -> Output:
     gradients. The other entries of `maps` are cut off.
 
     Args:
-        observed: in evaluation mode, or the dropout in front of its classifier is left out.
+        observed: in evaluation mode, or dropout in front of its classifier is drawn a second time.
         images: (N, C, H, W), floating point.
 
     Returns:
@@ -95,4 +117,4 @@ def run_for_attention(observed: Observed, images: Tensor) -> Output:
     out = observed(images)
     pooled = out.pooled.detach().requires_grad_()
     with torch.enable_grad():
-        return out._replace(logits=observed.head(pooled), pooled=pooled)
+        return out._replace(logits=observed.classify(pooled), pooled=pooled)

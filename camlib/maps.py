@@ -32,6 +32,11 @@ def cam(maps: Tensor, weight: Tensor, target: Tensor) -> Tensor:
     Source: Zhou et al., "Learning deep features for discriminative localization", 2016.
     """
     _check_maps(maps)
+    if weight is None:
+        raise ValueError(
+            "weight is None: this model has more than a linear layer behind its pooling, so it has no CAM; "
+            "camlib.attention.class_map(out, target) gives its first order, Grad-CAM its positive part"
+        )
     if weight.ndim != 2 or weight.shape[1] != maps.shape[1]:
         raise ValueError(
             f"weight has shape {tuple(weight.shape)}, expected (K, {maps.shape[1]}) to match the "
@@ -41,7 +46,7 @@ def cam(maps: Tensor, weight: Tensor, target: Tensor) -> Tensor:
     # T W first: a three-operand einsum would be slower.
     with torch.autocast(maps.device.type, enabled=False):
         weight = full_precision(weight)
-        return _weighted_sum(target.to(weight.dtype) @ weight, maps)
+        return weighted_sum(target.to(weight.dtype) @ weight, maps)
 
 
 def caam(maps: Tensor) -> Tensor:
@@ -176,7 +181,7 @@ def attend(kind: str, gradient: Tensor, maps: Tensor) -> Tensor:
     """
     _check_maps(maps)
     channel_weights = lookup(_CHANNEL_WEIGHTS, kind, "kind of attention")
-    return _weighted_sum(channel_weights(gradient, maps), maps).relu()
+    return weighted_sum(channel_weights(gradient, maps), maps).relu()
 
 
 def _grad_cam_pp_weights(gradient: Tensor, maps: Tensor) -> Tensor:
@@ -228,7 +233,8 @@ def full_precision(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
-def _weighted_sum(channel_weights: Tensor, maps: Tensor) -> Tensor:
+def weighted_sum(channel_weights: Tensor, maps: Tensor) -> Tensor:
+    """Σ_c w_c f_c (N, H, W) of weights (N, C) and maps (N, C, H, W), in float32 at least."""
     # Half-precision products would be too coarse once min-max stretches a small difference to 0 … 1.
     with torch.autocast(maps.device.type, enabled=False):
         return torch.einsum("nc,nchw->nhw", channel_weights, full_precision(maps))

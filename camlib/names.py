@@ -20,8 +20,9 @@ def lookup(table: Mapping[str, Value], name: str, kind: str) -> Value:
     """
     if name in table:
         return table[name]
-    near = get_close_matches(name, table, n=3, cutoff=0.4) or list(table)[:8]
-    raise UnknownName(f"no {kind} is called '{name}'; the nearest: {', '.join(near)}")
+    near = get_close_matches(name, table, n=3, cutoff=0.6)
+    others = f"the nearest: {', '.join(near)}" if near else f"there are {', '.join(list(table)[:8])} …"
+    raise UnknownName(f"no {kind} is called '{name}'; {others}")
 
 
 class UnknownName(KeyError):

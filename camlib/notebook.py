@@ -5,8 +5,9 @@ import html
 import io
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,11 @@ import torch
 from IPython.display import HTML, display
 from matplotlib import pyplot
 from matplotlib.figure import Figure
+from torch import Tensor
 
+from camlib import plots
 from camlib.lab import verdict
+from camlib.lab.claims import answer
 from camlib.lab.presets import PRESETS
 from camlib.lab.record import Record
 from camlib.lab.run import run
@@ -71,6 +75,49 @@ class Book:
         what = f"{name}: {metric.replace('_', ' ')} {record.metrics[metric]:.2%}"
         print(f"{what} on {record.data}, with {record.net} after {record.epochs_done} epochs")
         return record
+
+    def answer(self, name: str, baseline: str | None = None, *, methods: Sequence[str] = (), rows: str = "") -> None:
+        """Show a table's answer in three lines: the paper says, we measured, still open.
+
+        Args:
+            name: of the table.
+            baseline, methods, rows: as in `camlib.lab.verdict.by_protocol`.
+
+        Raises:
+            KeyError: there is no such table or column.
+        """
+        found = answer(lookup(TABLES, name, "table"), baseline, methods=methods, rows=rows)
+        sentences, command = found.still_open.rsplit(": ", 1)
+        items = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in found.measured)
+        measured = f"<ul>{items}</ul>" if items else "Nothing yet."
+        display(
+            HTML(
+                f"<p><strong>The paper says.</strong> {html.escape(found.paper)}</p>"
+                f"<div><strong>We measured.</strong> {measured}</div>"
+                f"<p><strong>Still open.</strong> {html.escape(sentences)}: <code>{html.escape(command)}</code></p>"
+            )
+        )
+
+    def intervals(self, name: str, baseline: str | None = None, *, methods: Sequence[str] = (), rows: str = "") -> None:
+        """Show the paper's gains and ours side by side, see `camlib.plots.intervals`, with a caption.
+
+        Args:
+            name: of the table.
+            baseline, methods, rows: as in `camlib.lab.verdict.by_protocol`.
+
+        Raises:
+            KeyError: there is no such table or column.
+        """
+        table = lookup(TABLES, name, "table")
+        judged = verdict.by_protocol(table, baseline, methods=methods, rows=rows)
+        figure, alt = plots.intervals(table, judged, baseline)
+        caption = (
+            f"Gains over {table.columns[baseline or table.baseline]}, in points of {table.unit.removesuffix(' %')}; "
+            "to the right of the line the method is better. Diamonds: the paper's. Dots with bars: ours, the mean of "
+            "paired seeds with its 95 % interval, hollow by the short protocol, without a bar below "
+            f"{verdict.ENOUGH_SEEDS} pairs. Grey: not run."
+        )
+        self.show(figure, alt=alt, caption=caption)
 
     def table(self, name: str) -> pandas.DataFrame:
         """Every cell of a table: the paper's number beside ours, by the paper's protocol and, if run, the short one.
@@ -164,21 +211,36 @@ class Book:
         """Say whether an exercise is solved.
 
         Args:
-            answer: the reader's number or tensor; None while there is none.
+            answer: the reader's number or tensor, as "0.5" or a `Fraction` too; None while there is none.
             expected: computes the right one.
             hint: what to look at if the answer is wrong.
         """
         if answer is None:
             print("No answer yet: replace None above and run both cells again.")
             return
+        right = torch.as_tensor(expected()).detach().cpu().double()
         try:
-            torch.testing.assert_close(
-                torch.as_tensor(answer).double(), torch.as_tensor(expected()).double(), rtol=5e-3, atol=1e-3
-            )
-        except AssertionError:
-            print(f"Not yet. Hint: {hint}")
-        else:
+            given = _number(answer)
+        except (TypeError, ValueError, RuntimeError, ZeroDivisionError):
+            print(f"Not yet: {answer!r} is no number; write it as 0.5 or 1/2.")
+            return
+        if given.numel() == right.numel() == 1:  # a mean may have kept a dimension
+            given = given.reshape(right.shape)
+        # Half a percent covers what is rounded to three digits; beside it, only what single precision rounds.
+        rounding = 1e-6 * max(1.0, right.abs().max().item())
+        if given.shape == right.shape and torch.allclose(given, right, rtol=5e-3, atol=rounding):
             print("Right.")
+        else:
+            print(f"Not yet. Hint: {hint}")
+
+
+def _number(answer: Any) -> Tensor:
+    """A number or tensor as people write them: a text, a fraction, on any device, with gradients."""
+    if isinstance(answer, str):
+        answer = Fraction(answer.strip().replace(",", ".").replace("−", "-"))
+    if isinstance(answer, Fraction):
+        answer = float(answer)
+    return torch.as_tensor(answer).detach().cpu().double()
 
 
 def _paper_number(entry: Entry) -> str:

@@ -129,7 +129,7 @@ class Objective(nn.Module):
 
         A term with parameters may say how they are trained in an attribute `optimizer_group`, as
         {"lr": 0.5, "weight_decay": 0.0}; by default they are trained like the model's. `fit` lowers such a rate
-        as the recipe lowers the model's.
+        as the schedule lowers the model's.
         """
         terms = [term for _, term in self.terms.values() if isinstance(term, nn.Module)]
         owned = [(list(term.parameters()), getattr(term, "optimizer_group", {})) for term in terms]
@@ -161,15 +161,21 @@ class Objective(nn.Module):
             observed: an observed model (see `camlib.observe`).
             images: (N, C, H, W), floating point.
             target: (N, K) rows.
-            state: epoch and training accuracy; the start of training by default.
+            state: epoch and training accuracy. An objective all of whose weights are numbers needs none.
 
         Returns:
             "loss", the weighted sum to call `backward()` on; each computed term by its name, unweighted;
             "logits" (N, K), detached. A term whose weight is 0 is not computed and not returned.
 
         Raises:
-            ValueError: the target does not fit the logits.
+            ValueError: the target does not fit the logits; a weight depends on the state, and there is none.
         """
+        moving = [name for name, (weight, _) in self.terms.items() if callable(weight)]
+        if state is None and moving:
+            raise ValueError(
+                f"the weight of '{moving[0]}' depends on the epoch or on accuracy, and no state was given: pass "
+                "camlib.State(epoch=epoch), or it would stay at the start of training for ever"
+            )
         out, target = self.mix(observed, images, target) if self.mix else (observed(images), target)
         check_target(target, *out.logits.shape)
         state = state or State()

@@ -1,13 +1,15 @@
-"""Any classifier with global average pooling and a linear head, made to show its maps."""
+"""Any classifier that averages its maps, made to show them."""
 
-import copy
+import contextlib
+import math
+import operator
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from camlib.models.gate import ChannelAttention, Gate
+from camlib.models.gate import ChannelAttention
+from camlib.tracing import LAYOUTS, NotObservable, Traced, layout_of
 
 
 class Output(NamedTuple):
@@ -18,7 +20,8 @@ class Output(NamedTuple):
         maps: feature maps (N, C, H, W), one tensor per stage, from fine to coarse; `maps[-1]` is
             what global average pooling takes in (the f of the papers).
         pooled: (N, C), the mean of `maps[-1]` over H and W.
-        weight: (K, C), the weight of the linear classifier, attached to it.
+        weight: (K, C), the weight of the linear classifier, attached to it; the identity where the model averages
+            class maps; None where more than one linear layer stands between `pooled` and `logits`.
         gate: (N, C), the channel attention of the model's last `camlib.models.Gate`, or None if the model has no
             `camlib.models.Gate`.
     """
@@ -26,8 +29,22 @@ class Output(NamedTuple):
     logits: Tensor
     maps: tuple[Tensor, ...]
     pooled: Tensor
-    weight: Tensor
+    weight: Tensor | None
     gate: Tensor | None = None
+
+
+def weight_of(out: Output, term: str) -> Tensor:
+    """The weight (K, C) of an output's linear classifier, for a term that cannot do without it.
+
+    Raises:
+        ValueError: there is none; the message names the term and the way out.
+    """
+    if out.weight is None:
+        raise ValueError(
+            f"{term} needs a linear classifier behind the pooling, but this model has more than one layer there: "
+            "put one nn.Linear in their place, or take a term that works without its weight, as CAMLoss or ICASC"
+        )
+    return out.weight
 
 
 class Observed(nn.Module):
@@ -38,32 +55,43 @@ class Observed(nn.Module):
     Attributes:
         graph: the traced model, a `torch.fx.GraphModule`.
         stages: the name of the operation behind each entry of `Output.maps`.
-        head: the classifier, an `nn.Linear` or a class made from it, as `camlib.models.CosineHead`.
+        head: the classifier, an `nn.Linear`, a class made from it as `camlib.models.CosineHead`, or a 1 × 1
+            convolution; None where `Output.weight` is None or the identity.
+        in_channels: of the images.
+        num_classes: K.
     """
 
-    def __init__(self, graph: fx.GraphModule, stages: tuple[str, ...], head: str):
+    def __init__(
+        self, graph: fx.GraphModule, stages: tuple[str, ...], head: str | None, in_channels: int, num_classes: int
+    ):
         super().__init__()
         self.graph = graph
         self.stages = stages
         self._head = head
+        self._compiled = False
         self.training = graph.training
-        convolution = next(m for m in graph.modules() if isinstance(m, nn.Conv2d))
-        self.in_channels = convolution.in_channels
+        self.in_channels, self.num_classes = in_channels, num_classes
 
     @property
-    def head(self) -> nn.Linear:
-        return self.graph.get_submodule(self._head)
+    def head(self) -> nn.Linear | nn.Conv2d | None:
+        return self._head and self.graph.get_submodule(self._head)
+
+    def classify(self, pooled: Tensor) -> Tensor:
+        """The logits (N, K) of pooled features (N, C): what the model does behind its average."""
+        nodes = list(self.graph.graph.nodes)
+        logits, _, start, *_ = nodes[-1].args[0]
+        interpreter = fx.Interpreter(self.graph)
+        interpreter.env[start] = pooled
+        for node in nodes[nodes.index(start) + 1 : nodes.index(logits) + 1]:
+            interpreter.env[node] = interpreter.run_node(node)
+        return interpreter.env[logits]
 
     def compile_blocks(self) -> None:
         """Compile every block of the model on its own, in place, with torch.compile.
 
         Compiling the whole model would hide the maps from `torch.autograd.grad`.
         """
-        # Gradient maps run backward twice, and a donated buffer is gone after the first time.
-        torch._functorch.config.donated_buffer = False
-        # Blocks of one class share its forward, and with it one limit, which is 8 if nobody says otherwise.
-        torch._dynamo.config.recompile_limit = 1000
-        torch._dynamo.config.accumulated_recompile_limit = 1000
+        self._compiled = True
         for node in self.graph.graph.nodes:
             if node.op == "call_module":
                 block = self.graph.get_submodule(node.target)
@@ -74,7 +102,8 @@ class Observed(nn.Module):
         """Run the model on floating-point images (N, in_channels, H, W).
 
         Raises:
-            ValueError: the images have another type, number of dimensions or number of channels.
+            ValueError: the images have another type, number of dimensions or of channels than the model takes, or are
+                on another device.
         """
         if not images.is_floating_point():
             raise ValueError(
@@ -86,227 +115,250 @@ class Observed(nn.Module):
                 f"images have shape {tuple(images.shape)}, expected (N, {self.in_channels}, H, W): "
                 f"this model was built for {self.in_channels} channels"
             )
-        return Output(*self.graph(images))
+        own = next(self.graph.parameters())
+        if images.device != own.device:
+            raise ValueError(
+                f"images are on {images.device} and the model on {own.device}: move one to the other's device"
+            )
+        if images.dtype != own.dtype and not torch.is_autocast_enabled(own.device.type):
+            raise ValueError(
+                f"images have dtype {images.dtype} and the model {own.dtype}: convert one, or use torch.autocast"
+            )
+        with self._settings():
+            return Output(*self.graph(images))
 
-
-class NotObservable(ValueError):
-    """The model has no maps in the papers' sense; the message says what is missing."""
-
-
-class _Closed(Exception):
-    """A module of the model's own stands between the classifier and its maps: trace again, into it."""
+    def _settings(self) -> contextlib.AbstractContextManager:
+        """What compiled blocks ask of torch, for the length of a call: the settings are the whole process's."""
+        if not self._compiled:
+            return contextlib.nullcontext()
+        settings = contextlib.ExitStack()
+        # Gradient maps run backward twice, and a donated buffer is gone after the first time.
+        settings.enter_context(torch._functorch.config.patch(donated_buffer=False))
+        # Blocks of one class share its forward, and with it one limit, which is 8 if nobody says otherwise.
+        limits = {"recompile_limit": 1000, "accumulated_recompile_limit": 1000}
+        settings.enter_context(torch._dynamo.config.patch(limits))
+        return settings
 
 
 def observe(model: nn.Module, stages: tuple[str, ...] | None = None) -> Observed:
     """Make a classifier return its feature maps, pooled features and classifier weight beside its logits.
 
-    It works on every model that ends in global average pooling and one linear layer: the nets of
-    `camlib.models`, of `torchvision.models` and of timm. The model is traced symbolically once; the tensor
-    in front of the pooling becomes `maps[-1]`, so that mean(CAM) + bias is the logit (CAM-loss, Eq. 1
-    and CAM-loss, Figure 2), or, for a subclass of `nn.Linear`, what that class makes of the two. The attention of a
-    `camlib.models.Gate` in the model, the last if there are several, becomes `gate`.
+    It works on every model that averages maps, or tokens that are maps, and makes its logits from the mean alone:
+    the nets of `camlib.models`, and most of `torchvision.models` and of timm. The model is traced symbolically once;
+    the tensor in front of the average becomes `maps[-1]`, so that mean(CAM) + bias is the logit (CAM-loss, Eq. 1
+    and CAM-loss, Figure 2) where the classifier is one linear layer, or, for a subclass of `nn.Linear`, what that
+    class makes of the two. The attention of a `camlib.models.Gate` in the model, the last if there are several,
+    becomes `gate`.
 
     Args:
         model: the classifier. Its parameters are shared, not copied. Auxiliary heads that it uses in
             training only (GoogLeNet) are left out.
-        stages: names of submodules whose outputs become `maps`, followed by the pooled maps in any case.
+        stages: names of submodules whose outputs become `maps`, followed by the averaged maps in any case.
             By default the last tensor at each spatial resolution is taken.
 
     Returns:
         A module that maps images (N, C, H, W) to `Output`.
 
     Raises:
-        NotObservable: no global average pooling in front of one linear layer, or no way to trace the
-            model; the message names what stands there instead.
+        NotObservable: the model averages no maps, or there is no way to trace it; the message names what
+            stands there instead, or the line that stops the tracing.
     """
-    opened: set[str] = set()
-    while True:
-        graph = _trace(model, opened)
-        try:
-            head = _head(graph, model)
-            shapes = _shapes(graph)
-            pooled, maps = _pooling(graph, head, shapes)
-            break
-        except _Closed as module:
-            opened.add(str(module))
+    traced, maps, layout, pooled = _find_average(model)
     if stages is None:
-        chosen = _last_of_each_resolution(maps, shapes)
+        chosen = _last_of_each_resolution(traced, maps, layout)
     else:
-        chosen = [_node_of(graph, name, shapes) for name in stages]
-        chosen = [node for node in chosen if node is not maps] + [maps]
-
-    output = next(node for node in graph.graph.nodes if node.op == "output")
-    with graph.graph.inserting_before(output):
-        weight = graph.graph.get_attr(f"{head.target}.weight")
-    gates = [node for node in graph.graph.nodes if _kind(graph, node) is ChannelAttention]
-    # A plain tuple: up to torch 2.11 generated code prints a NamedTuple by its repr, which it then cannot run.
-    output.args = ((head, tuple(chosen), pooled, weight, gates[-1] if gates else None),)
-    graph.graph.eliminate_dead_code()
-    graph.recompile()
+        chosen = [node for node in (_node_of(traced, name, layout) for name in stages) if node is not maps] + [maps]
     names = tuple(node.target if node.op == "call_module" else node.name for node in chosen)
-    return Observed(graph, names, head.target)
+    head = _head(traced, pooled)
+
+    graph, output = traced.module.graph, traced.nodes[-1]
+    shown = tuple(_as_maps(traced, node, layout) for node in chosen)
+    flat = _as_rows(traced, pooled)
+    with graph.inserting_before(output):
+        weight = None
+        if head is not None:
+            weight = graph.get_attr(f"{head}.weight")
+            if isinstance(traced.module.get_submodule(head), nn.Conv2d):
+                weight = graph.call_method("flatten", (weight, 1))
+        elif traced.logits is pooled:
+            like, classes = next(traced.module.parameters()), traced.shapes[pooled][1]
+            identity = torch.eye(classes, dtype=like.dtype, device=like.device)
+            traced.module.register_buffer("identity", identity, persistent=False)
+            weight = graph.get_attr("identity")
+    gates = [node for node in graph.nodes if traced.called(node) is ChannelAttention]
+    # A plain tuple: up to torch 2.11 generated code prints a NamedTuple by its repr, which it then cannot run.
+    output.args = ((traced.logits, shown, flat, weight, gates[-1] if gates else None),)
+    graph.eliminate_dead_code()
+    traced.module.recompile()
+    return Observed(traced.module, names, head, traced.channels, traced.shapes[traced.logits][1])
 
 
-class _Tracer(fx.Tracer):
-    """Opens containers, whatever holds a gate, and the modules it is told to open; everything else stays whole.
-
-    Blocks that stay whole keep their own behaviour in training and evaluation, may branch as they like,
-    and can be compiled one by one.
-    """
-
-    def __init__(self, opened: set[str]):
-        super().__init__()
-        self.opened = opened
-
-    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        contains_gate = any(isinstance(part, Gate) for part in module.modules())
-        return type(module).forward is not nn.Sequential.forward and name not in self.opened and not contains_gate
-
-
-def _trace(model: nn.Module, opened: set[str]) -> fx.GraphModule:
-    modes = {module: module.training for module in model.modules()}
-    try:
-        graph = fx.GraphModule(model, _Tracer(opened).trace(model.eval()))
-    except Exception as error:
-        raise NotObservable(f"{type(model).__name__} cannot be traced symbolically: {error}") from error
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-    graph.training = model.training
-    # A functional dropout would stay frozen in the mode it was traced in; a module follows train() and eval().
-    for number, node in enumerate(list(graph.graph.nodes)):
-        if node.op == "call_function" and node.target in (F.dropout, F.dropout2d):
-            kind = nn.Dropout if node.target is F.dropout else nn.Dropout2d
-            name, rate = f"functional_dropout_{number}", node.kwargs.get("p", 0.5)
-            graph.add_submodule(name, kind(node.args[1] if len(node.args) > 1 else rate).train(model.training))
-            with graph.graph.inserting_before(node):
-                node.replace_all_uses_with(graph.graph.call_module(name, (node.args[0],)))
-            graph.graph.erase_node(node)
-        elif node.op == "call_function" and "training" in node.kwargs:
-            raise NotObservable(
-                f"{type(model).__name__} calls {node.target.__name__} with training={node.kwargs['training']}, "
-                "which tracing would freeze: use the module of the same name instead"
-            )
-    return graph
-
-
-def _head(graph: fx.GraphModule, model: nn.Module) -> fx.Node:
-    result = next(node for node in graph.graph.nodes if node.op == "output").args[0]
-    while isinstance(result, fx.Node) and _kind(graph, result) in (nn.Identity, nn.Flatten):  # as in timm's heads
-        result = result.args[0]
-    if not (isinstance(result, fx.Node) and _is_linear(graph, result)):
-        _look_inside(graph, result)
-        raise NotObservable(
-            f"{type(model).__name__} does not end in a linear layer but in {_describe(graph, result)}: "
-            "a class activation map needs global average pooling followed by one nn.Linear"
-        )
-    return result
-
-
-_POOLING = (nn.AdaptiveAvgPool2d, nn.AvgPool2d, F.adaptive_avg_pool2d, F.avg_pool2d, torch.mean, "mean")
-_RESHAPING = (nn.Flatten, torch.flatten, torch.squeeze, torch.reshape, "flatten", "squeeze", "reshape", "view")
-_NOTHING_IN_EVALUATION = (nn.Dropout, nn.Dropout2d, nn.Identity)
-
-
-def _pooling(graph: fx.GraphModule, head: fx.Node, shapes: dict[fx.Node, tuple[int, ...]]) -> tuple[fx.Node, fx.Node]:
-    """Walk back from the classifier to the pooled features (N, C), before dropout, and the maps they pool."""
-    node = pooled = head.args[0]
-    while not _is_map(shapes.get(node, ())):
-        if _kind(graph, node) not in _POOLING + _RESHAPING + _NOTHING_IN_EVALUATION:
-            _look_inside(graph, node)
-            raise NotObservable(
-                f"in front of the classifier '{head.target}' stands {_describe(graph, node)}, not global "
-                "average pooling: a class activation map is not defined for this model"
-            )
-        if len(shapes[node]) == 2:
-            pooled = node
-        node = node.args[0]
-    if shapes[pooled][1] != shapes[node][1]:
-        raise NotObservable(
-            f"the classifier '{head.target}' takes {shapes[pooled][1]} features of {shapes[node][1]} channels, so its "
-            "input is not a mean over the whole map: a class activation map is not defined for this model"
-        )
-    return pooled, node
-
-
-def _look_inside(graph: fx.GraphModule, node: object) -> None:
-    """Raise `_Closed` if the node calls a module made of others: it may hold a classifier or a pooling."""
-    if isinstance(node, fx.Node) and node.op == "call_module":
-        module = graph.get_submodule(node.target)
-        own = not type(module).__module__.startswith("torch.nn.")
-        if own and next(module.parameters(recurse=False), None) is None:
-            raise _Closed(node.target)
-
-
-def _shapes(graph: fx.GraphModule) -> dict[fx.Node, tuple[int, ...]]:
-    """The shape of every tensor for one image, from a copy on the meta device: nothing is computed."""
-    skeleton = copy.deepcopy(graph).to("meta").float().eval()
-    channels = next((m.in_channels for m in graph.modules() if isinstance(m, nn.Conv2d)), None)
-    if channels is None:
-        raise NotObservable("the model has no 2-d convolution, so it has no maps")
-    for size in (224, 32, 64, 28):  # a net that pools by a fixed window accepts one size only
-        recorder = _Recorder(skeleton)
+def _find_average(model: nn.Module) -> tuple[Traced, fx.Node, str, fx.Node]:
+    """Trace a model, opening no more of its modules than it takes: the graph, the maps, their layout, their mean."""
+    opened: list[str] = []
+    closed: dict[str, str] = {}  # what cannot be opened, and why
+    while True:
         try:
-            recorder.run(torch.empty(1, channels, size, size, device="meta"))
+            traced = Traced(model, opened)
+        except NotObservable as error:
+            if not opened:
+                raise
+            closed[opened.pop()] = str(error)
+            continue
+        if len(traced.shapes.get(traced.logits, ())) != 2:
+            found, wanted = None, [traced.logits] if isinstance(traced.logits, fx.Node) else []
+        else:
+            found = _average(traced)
+            wanted = [_first_without_positions(traced)] if found is None else _behind(traced, found[-1])
+        inside = next((node.target for node in wanted if traced.is_own(node) and node.target not in closed), None)
+        if inside is not None:
+            opened.append(inside)
+        elif found is None:
+            raise NotObservable(_refusal(traced, closed))
+        else:
+            return traced, *found
+
+
+def _first_without_positions(traced: Traced) -> fx.Node:
+    shapes = ((node, traced.shapes[node][1:]) for node in traced.passages)
+    return next(node for node, shape in shapes if math.prod(shape) == max(shape))
+
+
+def _average(traced: Traced) -> tuple[fx.Node, str, fx.Node] | None:
+    """The maps, as early as they are what is averaged, their layout, and the mean, as flat as it becomes."""
+    first = traced.passages.index(_first_without_positions(traced))
+    mean, found = traced.passages[first], None
+    for node in reversed(traced.passages[:first]):
+        layout = traced.averaged(node, mean)
+        if layout is not None:
+            found = node, layout
+        elif found is not None:
             break
-        except Exception as error:
-            reason = error
+    if found is None:
+        return None
+    maps, layout = found
+    if layout_of(traced.shapes[maps], layout) is None:
+        raise NotObservable(
+            f"{traced.name} averages {traced.shapes[maps][1]} tokens, which are no square of positions: "
+            "leave a class token out of the mean"
+        )
+    rows = (node for node in traced.passages[first:] if len(traced.shapes[node]) == 2 and traced.averaged(maps, node))
+    return maps, layout, next(rows, mean)
+
+
+def _behind(traced: Traced, pooled: fx.Node) -> list[fx.Node]:
+    """The modules behind the average that may hold the classifier."""
+    calls = [node for node in traced.nodes[traced.nodes.index(pooled) + 1 :] if node.op == "call_module"]
+    modules = [traced.module.get_submodule(node.target) for node in calls]
+    return [
+        node
+        for node, module in zip(calls, modules, strict=True)
+        if not isinstance(module, _LINEAR) and any(isinstance(part, _LINEAR) for part in module.modules())
+    ]
+
+
+def _refusal(traced: Traced, closed: dict[str, str]) -> str:
+    if len(traced.shapes.get(traced.logits, ())) != 2:
+        stands, wanted = traced.logits, "in logits (N, K)"
+        text = f"{traced.name} does not end {wanted} but in {traced.describe(stands)}"
     else:
-        raise NotObservable(f"the model does not run on square images of 224, 64, 32 or 28 pixels: {reason}")
-    twins = zip(graph.graph.nodes, skeleton.graph.nodes, strict=True)
-    return {node: recorder.shapes[twin] for node, twin in twins if twin in recorder.shapes}
+        stands = _first_without_positions(traced)
+        text = (
+            f"{traced.name} does not average maps over all their positions, but makes its features by "
+            f"{traced.describe(stands)}: a class activation map is not defined for it"
+        )
+        if traced.called(stands) is operator.getitem:
+            text += "; if they are a class token, timm.create_model(…, global_pool='avg') makes a net that averages"
+    reason = closed.get(stands.target) if isinstance(stands, fx.Node) else None
+    return f"{text}; {reason}" if reason else text
 
 
-class _Recorder(fx.Interpreter):
-    """Runs a graph and notes the shape of every tensor."""
-
-    def __init__(self, graph: fx.GraphModule):
-        super().__init__(graph)
-        self.extra_traceback = False
-        self.shapes: dict[fx.Node, tuple[int, ...]] = {}
-
-    def run_node(self, node: fx.Node) -> object:
-        result = super().run_node(node)
-        if isinstance(result, Tensor):
-            self.shapes[node] = tuple(result.shape)
-        return result
+_LINEAR = (nn.Linear, nn.Conv2d)
+_RESHAPING = (nn.Identity, nn.Flatten, torch.flatten, torch.squeeze, torch.reshape)
+_RESHAPING += ("flatten", "squeeze", "reshape", "view")
+_NOTHING_IN_EVALUATION = (nn.Dropout, nn.Dropout2d)
 
 
-def _is_map(shape: tuple[int, ...]) -> bool:
-    return len(shape) == 4 and shape[2] > 1
+def _head(traced: Traced, pooled: fx.Node) -> str | None:
+    """The name of the one linear layer between pooled features and logits; None if there is more or less."""
+
+    def back(node: fx.Node, through: tuple) -> fx.Node:
+        while node is not pooled and traced.called(node) in through:
+            node = node.all_input_nodes[0]
+        return node
+
+    node = back(traced.logits, _RESHAPING)
+    module = traced.module.get_submodule(node.target) if node.op == "call_module" else None
+    if not isinstance(module, _LINEAR) or (isinstance(module, nn.Conv2d) and module.groups > 1):
+        return None
+    return node.target if back(node.all_input_nodes[0], _RESHAPING + _NOTHING_IN_EVALUATION) is pooled else None
 
 
-def _last_of_each_resolution(maps: fx.Node, shapes: dict[fx.Node, tuple[int, ...]]) -> list[fx.Node]:
+def _side(shape: tuple[int, ...], layout: str) -> int:
+    return math.isqrt(shape[1]) if layout == "NLC" else shape[LAYOUTS[layout][0]]
+
+
+def _last_of_each_resolution(traced: Traced, maps: fx.Node, likely: str) -> list[fx.Node]:
     last = {}
-    for node, shape in shapes.items():
-        # The images traced are square, so a tensor that is not has its channels elsewhere.
-        if node.op != "placeholder" and _is_map(shape) and shape[2] == shape[3]:
-            last[shape[2:]] = node
-        if node is maps:
-            break
-    last.pop(shapes[maps][2:], None)
+    for node in traced.nodes[: traced.nodes.index(maps)]:
+        layout = layout_of(traced.shapes.get(node, ()), likely)
+        if node.op != "placeholder" and layout is not None:
+            last[_side(traced.shapes[node], layout)] = node
+    last.pop(_side(traced.shapes[maps], likely), None)
     return [*last.values(), maps]
 
 
-def _node_of(graph: fx.GraphModule, stage: str, shapes: dict[fx.Node, tuple[int, ...]]) -> fx.Node:
-    calls = [n for n in graph.graph.nodes if n.op == "call_module" and _is_map(shapes.get(n, ()))]
+def _node_of(traced: Traced, stage: str, likely: str) -> fx.Node:
+    calls = [n for n in traced.nodes if n.op == "call_module" and layout_of(traced.shapes.get(n, ()), likely)]
     inside = [node for node in calls if f"{node.target}.".startswith(f"{stage}.")]
     if not inside:
         raise NotObservable(f"the model has no stage '{stage}'; it has {', '.join(str(n.target) for n in calls)}")
     return inside[-1]
 
 
-def _kind(graph: fx.GraphModule, node: fx.Node) -> object:
-    """What a node calls: a module's class, a function, or the name of a tensor's method."""
-    return type(graph.get_submodule(node.target)) if node.op == "call_module" else node.target
+def _as_maps(traced: Traced, node: fx.Node, likely: str) -> fx.Node:
+    """A tensor in the papers' layout (N, C, H, W), on its way to the logits, so that gradients reach it."""
+    layout, graph = layout_of(traced.shapes[node], likely), traced.module.graph
+    if layout == "NCHW":
+        return node
+    with graph.inserting_after(node):
+        if layout == "NHWC":
+            shown = graph.call_method("permute", (node, 0, 3, 1, 2))
+        else:
+            shown = graph.call_function(tokens_as_maps, (node, traced.nodes[0]))
+    with graph.inserting_after(shown):
+        back = graph.call_method("permute", (shown, 0, 2, 3, 1))
+    if layout == "NLC":
+        with graph.inserting_after(back):
+            back = graph.call_method("flatten", (back, 1, 2))
+    node.replace_all_uses_with(back, lambda user: user is not shown)
+    return shown
 
 
-def _is_linear(graph: fx.GraphModule, node: fx.Node) -> bool:
-    return node.op == "call_module" and isinstance(graph.get_submodule(node.target), nn.Linear)
+def _as_rows(traced: Traced, pooled: fx.Node) -> fx.Node:
+    """The pooled features as (N, C), on their way to the logits."""
+    shape, graph = traced.shapes[pooled], traced.module.graph
+    if len(shape) == 2:
+        return pooled
+    with graph.inserting_after(pooled):
+        flat = graph.call_method("flatten", (pooled, 1))
+    with graph.inserting_after(flat):
+        back = graph.call_method("unflatten", (flat, 1, shape[1:]))
+    pooled.replace_all_uses_with(back, lambda user: user is not flat)
+    return flat
 
 
-def _describe(graph: fx.GraphModule, node: object) -> str:
-    if not isinstance(node, fx.Node):
-        return f"a {type(node).__name__}"
-    kind = _kind(graph, node)
-    return f"'{node.name}' ({getattr(kind, '__name__', kind)})"
+def tokens_as_maps(tokens: Tensor, images: Tensor) -> Tensor:
+    """A list of tokens (N, L, C) as maps (N, C, h, w) of the images' (N, ·, H, W) shape.
+
+    Raises:
+        ValueError: L is no h · w with h / w = H / W.
+    """
+    length, (height, width) = tokens.shape[1], images.shape[2:]
+    h = round(math.sqrt(length * height / width))
+    if h == 0 or length % h or abs(h * h * width - length * height) > length * height / 10:
+        raise ValueError(
+            f"{length} tokens of a picture of {height} × {width} pixels are no grid of positions: "
+            "pass a square picture of the size the model was made for"
+        )
+    return tokens.transpose(1, 2).unflatten(2, (h, length // h))

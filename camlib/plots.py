@@ -1,6 +1,9 @@
 """Every figure of the book. Each function returns the figure and its alternative text."""
 
-from collections.abc import Mapping, Sequence
+import itertools
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas
@@ -14,11 +17,52 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from camlib.lab.table import Table
+from camlib.lab.verdict import ENOUGH_SEEDS, shifted
 from camlib.maps import minmax
 from camlib.measure import ks
 
 COLOURS = seaborn.color_palette("colorblind").as_hex()
 MARKERS = "os^DvPX"
+
+# One colour for each method in the whole book, by the beginning of the arm's name.
+METHOD_COLOURS = {
+    "ce": "#4d4d4d",
+    "cam": COLOURS[0],
+    "icasc": COLOURS[2],
+    "icasc_grad_cam": "#66c2a5",
+    "gate": COLOURS[5],
+    "cc": COLOURS[3],
+    "kd": COLOURS[1],
+    "at": COLOURS[4],
+    "ccm": COLOURS[9],
+}
+NOT_RUN = COLOURS[7]
+
+
+def method_colour(name: str) -> str | None:
+    """The colour of a method, by its arm ("icasc_late") or its heading ("ICASC, A_ch"); None of any other name.
+
+    What a name begins with decides, up to a break between words; a gate without its loss is "gate".
+    """
+    words = re.sub(r"[^a-z0-9]+", "_", re.sub(r"cross-entropy", "ce", name.lower())).replace("_loss", "").strip("_")
+    words = re.sub("^ce_gate", "gate", words)
+    known = [method for method in METHOD_COLOURS if f"{words}_".startswith(f"{method}_")]
+    return METHOD_COLOURS[max(known, key=len)] if known else None
+
+
+def colours(names: Iterable[str]) -> list[str]:
+    """A colour for each name of a figure, no two alike: a method's own, and for any other one that no method has.
+
+    Of several variants of a method the first has its colour.
+    """
+    names, given = list(names), {}
+    for name in names:
+        if method_colour(name) not in given.values():
+            given[name] = method_colour(name)
+    given = {name: colour for name, colour in given.items() if colour}
+    others = itertools.cycle([colour for colour in COLOURS if colour not in given.values()])
+    return [given[name] if name in given else next(others) for name in names]
 
 
 def map_grid(
@@ -95,7 +139,7 @@ def _lit_images(images: Tensor, columns: Sequence[Tensor], labels: Sequence[str]
 
 
 def numbers_grid(grids: Mapping[str, Tensor], digits: int = 1) -> tuple[Figure, str]:
-    """Small maps as grids of coloured cells with their numbers written in.
+    """Small maps as grids of coloured cells with their numbers written in, all on one scale of colours.
 
     Args:
         grids: heading -> (h, w).
@@ -103,8 +147,9 @@ def numbers_grid(grids: Mapping[str, Tensor], digits: int = 1) -> tuple[Figure, 
     """
     figure, axes = pyplot.subplots(1, len(grids), figsize=(1.75 * len(grids), 1.95), squeeze=False)
     texts = []
+    low, high = (float(end) for end in torch.cat([grid.flatten() for grid in grids.values()]).aminmax())
     for axis, (heading, grid) in zip(axes[0], grids.items(), strict=True):
-        axis.imshow(grid.numpy(), cmap="Blues", vmin=float(grid.min()) - 0.3, vmax=float(grid.max()) * 1.6 + 0.4)
+        axis.imshow(grid.numpy(), cmap="Blues", vmin=low - 0.3, vmax=high * 1.6 + 0.4)
         for y, row in enumerate(grid.tolist()):
             for x, value in enumerate(row):
                 axis.text(x, y, f"{value:.{digits}f}", ha="center", va="center", color="black")
@@ -130,7 +175,7 @@ def histories(
     figure, axes = pyplot.subplots(1, len(panels), figsize=(3.1 * len(panels), 2.7), squeeze=False)
     ends = []
     for axis, (key, label) in zip(axes[0], panels.items(), strict=True):
-        for colour, (arm, seeds) in zip(COLOURS, runs.items(), strict=False):
+        for colour, (arm, seeds) in zip(colours(runs), runs.items(), strict=True):
             frame = pandas.DataFrame([{i + 1: e.get(key) for i, e in enumerate(h)} for h in seeds], dtype=float).T
             frame = frame.dropna() * (100 if key in percent else 1)
             if frame.empty:
@@ -170,7 +215,7 @@ def seed_dots(values: pandas.DataFrame, value: str, arm: str, panel: str | None 
             axis.plot(paired[value], at, color="0.75", linewidth=0.8, zorder=1)
         for row, name in enumerate(arms):
             points = part.loc[part[arm] == name, value]
-            axis.scatter(points, [row] * len(points), s=22, color=COLOURS[row % len(COLOURS)], alpha=0.8, zorder=2)
+            axis.scatter(points, [row] * len(points), s=22, color=colours(arms)[row], alpha=0.8, zorder=2)
             if len(points):
                 axis.scatter([points.mean()], [row], marker="|", s=260, color="black", zorder=3)
                 texts.append(f"{heading} {name}: {points.mean():.1f} over {len(points)} seeds".strip())
@@ -195,8 +240,7 @@ def paired_dots(values: pandas.DataFrame, value: str, row: str, arm: str) -> tup
     wide = wide.loc[list(dict.fromkeys(values[row])), list(dict.fromkeys(values[arm]))]
     figure, axis = pyplot.subplots(figsize=(6.2, 0.34 * len(wide) + 1.2))
     axis.hlines(range(len(wide)), wide.min(axis=1), wide.max(axis=1), color="0.75", zorder=1)
-    for k, name in enumerate(wide.columns):
-        colour, marker = COLOURS[k % len(COLOURS)], MARKERS[k % len(MARKERS)]
+    for colour, marker, name in zip(colours(wide.columns), itertools.cycle(MARKERS), wide.columns, strict=False):
         axis.scatter(wide[name], range(len(wide)), color=colour, marker=marker, s=34, label=name, zorder=2)
     axis.set(xlabel=value, ylim=(len(wide) - 0.5, -0.5))
     axis.set_yticks(range(len(wide)), wide.index)
@@ -210,6 +254,59 @@ def paired_dots(values: pandas.DataFrame, value: str, row: str, arm: str) -> tup
         f"{name}: " + ", ".join(f"{a} {v:.2f}" for a, v in line.dropna().items()) for name, line in wide.iterrows()
     )
     return figure, f"Pairs of dots, {value}. {rows}."
+
+
+def intervals(table: Table, judged: pandas.DataFrame, baseline: str | None = None) -> tuple[Figure, str]:
+    """The paper's gains over a baseline, and ours with their 95 % intervals: one line per row and method.
+
+    A diamond is the paper's gain. A dot in the method's colour is our mean over paired seeds, with its interval from
+    five pairs on, hollow where the short protocol was run. A line where nothing was run is grey. Rows under a shift of
+    our own, of which no paper claims anything, stand below the others behind a rule.
+
+    Args:
+        table: of `camlib.lab.tables.TABLES`.
+        judged: what `camlib.lab.verdict.by_protocol` gives of it, at least one line.
+        baseline: the column that was compared with, the table's own by default.
+    """
+    judged = judged.assign(shifted=judged["row"].map(shifted)).sort_values("shifted", kind="stable")
+    methods = list(dict.fromkeys(judged["column"]))
+    several, others = len(methods) > 1, dict(zip(methods, colours(methods), strict=True))
+    figure, axis = pyplot.subplots(figsize=(7.2, 0.27 * len(judged) + 1.0))
+    texts, names = [], []
+    for y, line in enumerate(judged.itertuples()):
+        parts = [table.rows[line.row], *([table.columns[line.column]] if several else [])]
+        parts += ["short protocol"] if line.preset == "short" else []
+        names.append(", ".join(parts))
+        said = []
+        if not math.isnan(line.claim):
+            axis.scatter([line.claim], [y], marker="D", s=26, facecolor="none", edgecolor="black", zorder=3)
+            said.append(f"paper {line.claim:+.2f}")
+        if not line.n:
+            axis.axhline(y, color=NOT_RUN, linewidth=0.6, alpha=0.5, zorder=0)
+            said.append("not run")
+        else:
+            colour = method_colour(line.column) or others[line.column]
+            half = line.half_width if line.n >= ENOUGH_SEEDS else 0.0
+            axis.hlines(y, line.difference - half, line.difference + half, color=colour, linewidth=2, zorder=1)
+            face = colour if line.preset == "paper" else "white"
+            axis.scatter([line.difference], [y], s=30, facecolor=face, edgecolor=colour, linewidth=1.5, zorder=2)
+            pairs = f"{line.n} pair{'s' if line.n > 1 else ''}"
+            axis.text(1.01, y, pairs, transform=axis.get_yaxis_transform(), va="center", fontsize=7)
+            said.append(f"ours {line.difference:+.2f}{f' ± {half:.2f}' if half else ''} ({pairs})")
+        texts.append(f"{names[-1]}: {', '.join(said)}")
+    fair = int((~judged["shifted"]).sum())
+    if 0 < fair < len(judged):
+        axis.axhline(fair - 0.5, color="black", linewidth=0.8)
+    axis.axvline(0, color="black", linewidth=0.8)
+    axis.set_yticks(range(len(judged)), names, fontsize=8)
+    for label, n in zip(axis.get_yticklabels(), judged["n"], strict=True):
+        label.set_color("black" if n else "0.45")
+    axis.set_ylim(len(judged) - 0.5, -0.5)
+    axis.grid(axis="x", alpha=0.3)
+    what, against = table.unit.removesuffix(" %"), table.columns[baseline or table.baseline]
+    axis.set_xlabel(f"gain over {against}, points of {what} (right: better)")
+    figure.tight_layout()
+    return figure, f"Gains over {against} in points of {what}, positive is better. {'; '.join(texts)}."
 
 
 def _legend(axis: Axes) -> None:
@@ -295,7 +392,7 @@ def lines(x: Sequence[float], series: Mapping[str, Sequence[float]], *, xlabel: 
     """Curves over a common horizontal axis."""
     figure, axis = pyplot.subplots(figsize=(4.6, 2.7))
     texts = []
-    for colour, (name, values) in zip(COLOURS, series.items(), strict=False):
+    for colour, (name, values) in zip(colours(series), series.items(), strict=True):
         axis.plot(x, torch.as_tensor(values), color=colour, linewidth=2, label=name)
         texts.append(f"{name} goes from {float(values[0]):.3g} to {float(values[-1]):.3g}")
     axis.set(xlabel=xlabel, ylabel=ylabel)

@@ -208,7 +208,7 @@ class ManifoldMixup:
         Raises:
             ValueError: the model has fewer than two stages before its last, or the target does not fit.
         """
-        check_target(target, len(images), observed.head.out_features)
+        check_target(target, len(images), observed.num_classes)
         if not observed.training:
             return observed(images), target
         if len(observed.stages) < 3:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from camlib import models, observe, one_hot
-from camlib.attention import KINDS, attention, look
+from camlib.attention import KINDS, attention, run_for_attention
 from camlib.maps import channel_weighted, grad_cam, grad_cam_pp
 from camlib.names import UnknownName
 
@@ -53,7 +53,7 @@ def test_at_the_last_layer_nothing_goes_back_through_the_net(target, kind, head)
     out = output(head)
     torch.manual_seed(0)
     observed = observe(models.create("resnet8", 5, head=head)).double().eval()
-    cut = look(observed, torch.randn(3, 3, 32, 32, dtype=torch.float64))
+    cut = run_for_attention(observed, torch.randn(3, 3, 32, 32, dtype=torch.float64))
     assert not any(maps.requires_grad for maps in cut.maps)
     torch.testing.assert_close(cut.logits, out.logits)
     torch.testing.assert_close(attention(cut, target, kind=kind), attention(out, target, kind=kind))

@@ -36,15 +36,16 @@ def test_every_dependency_is_pinned_within_its_bounds():
             assert need.specifier.contains(version(pin)), f"{need} against {pin}: run `make lock`"
 
 
-def test_oracles_are_pinned_beside_the_same_versions():
-    locked, oracles = pins("requirements.txt"), pins("requirements-oracles.txt")
-    assert {canonicalize_name(need.name) for need in GROUPS["oracles"]} <= set(oracles)
-    for name in set(locked) & set(oracles):
-        versions = {version(pin) for pin in oracles[name]}
+@pytest.mark.parametrize("group", ["oracles", "course"])
+def test_further_groups_are_pinned_beside_the_same_versions(group):
+    locked, further = pins("requirements.txt"), pins(f"requirements-{group}.txt")
+    assert {canonicalize_name(need.name) for need in GROUPS[group]} <= set(further)
+    for name in set(locked) & set(further):
+        versions = {version(pin) for pin in further[name]}
         assert versions <= {version(pin) for pin in locked[name]}, f"{name}: run `make lock`"
 
 
-@pytest.mark.parametrize("file", ["requirements.txt", "requirements-oracles.txt"])
+@pytest.mark.parametrize("file", ["requirements.txt", "requirements-oracles.txt", "requirements-course.txt"])
 def test_pins_name_no_address(file):
     assert "://" not in (ROOT / file).read_text("utf8")
 

@@ -19,4 +19,4 @@ def test_unknown_name_is_answered_with_the_nearest():
 def test_a_name_like_no_other_is_answered_with_all():
     with pytest.raises(KeyError) as error:
         lookup(NETS, "???", "net")
-    assert str(error.value) == "no net is called '???'; the nearest: resnet20, resnet56, wrn28_10"
+    assert str(error.value) == "no net is called '???'; there are resnet20, resnet56, wrn28_10 …"

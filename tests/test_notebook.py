@@ -1,5 +1,8 @@
 """What a chapter calls."""
 
+import math
+from fractions import Fraction
+
 import matplotlib
 import pytest
 import samples
@@ -7,7 +10,8 @@ import torch
 from matplotlib import pyplot
 
 import camlib.notebook
-from camlib import recipes, records
+from camlib.lab import claims, presets, verdict
+from camlib.lab.tables import TABLES
 
 matplotlib.use("agg")
 
@@ -45,13 +49,13 @@ def test_setup_refuses_an_unknown_preset_with_the_nearest(monkeypatch):
 def test_choose_falls_back_to_quick(book):
     assert book.choose(quick=4, paper=160) == 4
     assert camlib.notebook.Book("paper", book.device, 0).choose(quick=4, paper=160) == 160
-    assert camlib.notebook.Book("colab", book.device, 0).choose(quick=4, paper=160) == 4
+    assert camlib.notebook.Book("short", book.device, 0).choose(quick=4, paper=160) == 4
 
 
 def test_folder_is_none_at_quick_and_apart_for_each_preset(book, monkeypatch, tmp_path):
     monkeypatch.setenv("CAMLIB_RUNS", str(tmp_path))
     assert book.folder("a") is None
-    assert camlib.notebook.Book("colab", book.device, 0).folder("a") == tmp_path / "colab" / "a"
+    assert camlib.notebook.Book("short", book.device, 0).folder("a") == tmp_path / "short" / "a"
 
 
 def test_show_escapes_alt_and_caption_and_closes_the_figure(book, shown):
@@ -75,7 +79,20 @@ def test_banner_stands_over_everything_but_the_paper_protocol(book, shown):
         (None, "No answer yet"),
         (0.5, "Right."),
         (torch.tensor(0.5), "Right."),
+        (torch.tensor([0.5], requires_grad=True), "Right."),
+        ([[0.5]], "Right."),
+        (" 0.5 ", "Right."),
+        ("0,5", "Right."),
+        ("1/2", "Right."),
+        (Fraction(1, 2), "Right."),
+        (0.5024, "Right."),
+        (0.504, "Not yet. Hint: halve it"),
         (0.6, "Not yet. Hint: halve it"),
+        ([0.5, 0.5], "Not yet. Hint: halve it"),
+        (math.nan, "Not yet. Hint: halve it"),
+        ("half", "Not yet: 'half' is no number"),
+        ("1/0", "Not yet: '1/0' is no number"),
+        (object, "Not yet: <class 'object'> is no number"),
     ],
 )
 def test_check(book, capsys, answer, says):
@@ -84,39 +101,77 @@ def test_check(book, capsys, answer, says):
     assert capsys.readouterr().out.startswith(says)
 
 
-def test_a_table_shows_every_cell_cited_ones_marked(book):
-    table = recipes.TABLES["cam-table-2"]
+@pytest.mark.parametrize(
+    ("answer", "says"), [(0, "Right."), (1e-8, "Right."), (0.0009, "Not yet."), (-0.0009, "Not yet.")]
+)
+def test_check_tells_zero_from_a_small_number(book, capsys, answer, says):
+    capsys.readouterr()
+    book.check(answer, lambda: torch.tensor(0.0), "think of signs")
+    assert capsys.readouterr().out.startswith(says)
+
+
+def test_check_of_tensors_compares_shapes(book, capsys):
+    capsys.readouterr()
+    book.check(torch.ones(2, 3), lambda: torch.ones(2, 3), "x")
+    book.check(torch.ones(6), lambda: torch.ones(2, 3), "x")
+    assert capsys.readouterr().out.split() == ["Right.", "Not", "yet.", "Hint:", "x"]
+
+
+def test_a_table_shows_every_entry_cited_ones_marked(book):
+    table = TABLES["cam-table-2"]
     shown = book.table("cam-table-2")
-    assert len(shown) == len(table.cells)
-    assert list(shown.columns)[:2] == ["paper", "ours, paper protocol"]
+    assert len(shown) == len(table.entries)
+    assert list(shown.columns)[:2] == ["paper", "ours, full protocol"]
     assert shown["paper"]["PyramidNet-200, Cutout, top-1", "CE loss"] == "16.53 (cited)"
     assert shown["paper"]["PyramidNet-200, ShakeDrop, top-5", "with CAM-loss"] == "2.56"
     assert book.table("cam-scenes")["paper"].unique().tolist() == ["–"]
-    assert list(book.table("cam-scenes").columns) == ["paper", "ours, paper protocol"], "nothing short was run"
-    assert list(book.table("cam-table-1").columns)[2:] == ["ours, short protocol"]
+    assert list(book.table("cam-scenes").columns) == ["paper", "ours, full protocol"], "its short protocol is its full"
 
 
-def test_commands_name_what_to_run_and_why_not(book, capsys):
+def test_commands_name_the_runs_and_what_is_cited(book, capsys):
     book.commands("cam-table-2")
-    lines = capsys.readouterr().out.splitlines()
-    assert "python -m camlib run cam-table-2/pyramid_both/cam --preset paper --seed 0" in lines
-    assert "  and with it cam-table-2/pyramid_both_top5/cam" in lines
-    assert "cam-table-2/pyramid_mixup/ce: no command, the paper cites Yun et al. 2019" in lines
-    assert len([line for line in lines if "cam-table-2/" in line]) == len(recipes.TABLES["cam-table-2"].cells)
+    first, *others = capsys.readouterr().out.splitlines()[1:]
+    table = TABLES["cam-table-2"]
+    assert first.startswith(f"{len(table.runs)} runs of one seed stand behind {len(table.entries)} numbers")
+    assert "Yun et al. 2019" in first
+    assert others[0].startswith("python -m camlib plan cam-table-2 --seeds 0-4 ")
+    assert others[2:] == list(table.runs)
 
 
 def test_verdicts_are_those_of_the_records(book, capsys):
     book.verdicts("cam-scenes")
     printed = capsys.readouterr().out
-    for judged in records.verdicts("cam-scenes").itertuples():
-        assert f"{judged.label.upper()}. {judged.text}" in printed
+    for judged in verdict.on_table(TABLES["cam-scenes"]).itertuples():
+        assert not judged.n or f"{judged.label.upper()}. {judged.text}" in printed
     assert "short protocol: no pair of runs, so no verdict." in printed
 
 
-def test_train_runs_a_cell_at_the_preset(book, capsys, monkeypatch):
-    monkeypatch.setitem(recipes.PRESETS, "quick", samples.tiny)
+def test_an_answer_is_shown_in_three_lines(book, shown, monkeypatch):
+    found = claims.Answer("It helps.", ("a < b",), "Much: python -m camlib plan cam-table-1")
+    monkeypatch.setattr(camlib.notebook, "answer", lambda table, *rest, **more: found)
+    book.answer("cam-table-1")
+    assert "<strong>The paper says.</strong> It helps." in shown[0]
+    assert "<li>a &lt; b</li>" in shown[0]
+    assert "Much: <code>python -m camlib plan cam-table-1</code>" in shown[0]
+
+
+def test_where_nothing_was_run_the_answer_says_so(book, shown, monkeypatch):
+    monkeypatch.setattr(camlib.notebook, "answer", lambda *rest, **more: claims.Answer("It helps.", (), "All: x"))
+    book.answer("cam-table-1")
+    assert "<strong>We measured.</strong> Nothing yet." in shown[0]
+
+
+def test_intervals_of_a_table_are_shown_with_a_caption(book, shown):
+    book.intervals("cam-table-4", "negative_cam", methods=("cam",))
+    assert "ResNet-56" in shown[0]
+    assert "paper +" in shown[0]
+    assert "<figcaption>Gains over NegativeCAM" in shown[0]
+
+
+def test_train_runs_a_run_at_the_preset(book, capsys, monkeypatch):
+    monkeypatch.setitem(presets.PRESETS, "quick", samples.tiny)
     capsys.readouterr()
-    record = book.train("cam-table-7/f/kd")
-    assert record.about["teacher"] == "cam-table-1/resnet20/ce"
-    error = 100 * (1 - record.metrics["accuracy"])
-    assert f"ResNet-8 (not in the paper), KD: error {error:.2f} % on scenes, with resnet8" in capsys.readouterr().out
+    record = book.train("cifar100/resnet8/kd_from_resnet20")
+    assert record.teacher
+    expected = f"cifar100/resnet8/kd_from_resnet20: accuracy {record.metrics['accuracy']:.2%} on scenes, with resnet8"
+    assert expected in capsys.readouterr().out

@@ -139,6 +139,14 @@ def test_without_a_teacher_there_is_none(observed):
     assert spy.calls[0][2] == State(epoch=0, train_accuracy=0.0, teacher=None)
 
 
+@pytest.mark.parametrize("weight", [step_at(20, 3.0), after_accuracy(0.5, 3.0)])
+def test_a_weight_that_depends_on_the_state_asks_for_one(observed, weight):
+    objective = Objective(ce=(1.0, CrossEntropy()), cam=(weight, CAMLoss()))
+    with pytest.raises(ValueError, match=r"the weight of 'cam' depends on .* pass camlib\.State\(epoch=epoch\)"):
+        objective(observed, IMAGES, TARGET)
+    assert "cam" in objective(observed, IMAGES, TARGET, State(epoch=20, train_accuracy=0.6))
+
+
 def test_parameter_groups():
     own, plain = Spy(), Spy()
     own.optimizer_group = {"lr": 0.5, "weight_decay": 0.0}

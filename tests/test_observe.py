@@ -9,10 +9,11 @@ import torchvision
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from camlib.attention import class_map
 from camlib.losses import CAMLoss
 from camlib.models import Gate, create
 from camlib.objective import State
-from camlib.observe import NotObservable, observe
+from camlib.observe import NotObservable, observe, tokens_as_maps
 from camlib.target import one_hot
 
 K = 5
@@ -217,27 +218,40 @@ class Functional(nn.Module):
         return self.call(self, self.conv(images))
 
 
+class Branching(nn.Module):
+    def forward(self, maps):
+        if maps.sum() > 0:
+            return maps.mean((2, 3))
+        return maps.amax((2, 3))
+
+
+class Tokens(nn.Module):
+    """Patches as tokens behind a class token, a layer that mixes their channels, and some way to features."""
+
+    def __init__(self, features, patch=56):
+        super().__init__()
+        self.patches = nn.Conv2d(3, 8, patch, patch)
+        self.token = nn.Parameter(torch.ones(1, 1, 8))
+        self.norm, self.head, self.features = nn.LayerNorm(8), nn.Linear(8, K), features
+
+    def forward(self, images):
+        tokens = self.patches(images).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.token.expand(tokens.shape[0], -1, -1), tokens], 1)
+        return self.head(self.features(self.norm(tokens)))
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
         (
             "vgg11",
-            r"in front of the classifier 'classifier\.6' stands 'classifier_4' \(ReLU\), not global average",
+            r"VGG does not average maps over all their positions, but makes its features by 'flatten' \(flatten\)",
         ),
-        ("alexnet", r"in front of the classifier 'classifier\.6' stands 'classifier_5' \(ReLU\)"),
-        ("squeezenet1_1", r"SqueezeNet does not end in a linear layer but in 'flatten' \(flatten\)"),
-        (
-            "mobilenet_v3_small",
-            r"in front of the classifier 'classifier\.3' stands 'classifier_1' \(Hardswish\)",
-        ),
-        ("vit_b_16", r"in front of the classifier 'heads\.head' stands 'getitem\w*' \(getitem\)"),
-        (
-            "convnext_tiny",
-            r"in front of the classifier 'classifier\.2' stands 'classifier_0' \(LayerNorm2d\)",
-        ),
+        ("alexnet", r"AlexNet does not average maps .* by 'flatten' \(flatten\)"),
+        ("vit_b_16", r"by 'getitem\w*' \(getitem\): .* class token, timm\.create_model\(…, global_pool='avg'\)"),
     ],
 )
-def test_models_without_global_average_pooling_are_refused(name, message):
+def test_models_that_average_no_maps_are_refused(name, message):
     with torch.device("meta"):
         model = getattr(torchvision.models, name)(weights=None)
     with pytest.raises(NotObservable, match=message):
@@ -247,38 +261,48 @@ def test_models_without_global_average_pooling_are_refused(name, message):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (nn.Sequential(nn.Flatten(), nn.Linear(12, K)), "has no 2-d convolution, so it has no maps"),
+        (
+            nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, K)),
+            r"Sequential does not average maps over all their positions, but makes its features by '_0' \(Flatten\)",
+        ),
         (
             nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, K)),
-            "the classifier '3' takes 32 features of 8 channels, so its input is not a mean over the",
+            r"makes its features by '_2' \(Flatten\): a class activation map is not defined for it$",
         ),
         (
             nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(8, K)),
-            r"stands '_1' \(AdaptiveMaxPool2d\), not global average pooling",
+            r"makes its features by '_1' \(AdaptiveMaxPool2d\)",
         ),
+        (Functional(lambda net, maps: net.fc(maps.amax((2, 3)))), r"makes its features by 'amax' \(amax\)"),
         (
-            Functional(lambda net, maps: net.fc(maps.amax((2, 3)))),
-            r"stands 'amax' \(amax\), not global average",
-        ),
-        (
-            Functional(lambda net, maps: net.fc(maps.mean((2, 3))).exp()),
-            r"not end in a linear layer but in 'exp' \(exp\)",
+            Functional(lambda net, maps: net.fc(maps.mean((2, 3)) + maps.amax((2, 3)))),
+            r"makes its features by 'add' \(add\)",
         ),
         (
             Functional(lambda net, maps: (net.fc(maps.mean((2, 3))), maps)),
-            "not end in a linear layer but in a tuple",
+            r"Functional does not end in logits \(N, K\) but in a tuple",
         ),
         (
             Functional(lambda net, maps: net.fc(maps.mean((2, 3)) if maps.sum() > 0 else maps.amax((2, 3)))),
-            "Functional cannot be traced symbolically: symbolically traced variables cannot be used as",
+            r"Functional cannot be traced symbolically at '.*if maps\.sum\(\) > 0 .*' \(test_observe\.py, line \d+\): "
+            "symbolically traced variables cannot be used as inputs to control flow$",
+        ),
+        (
+            nn.Sequential(nn.Conv2d(3, 8, 3), Branching(), nn.Linear(8, K)),
+            r"makes its features by '_1' \(Branching\): .*; Sequential cannot be traced symbolically at "
+            r"'if maps\.sum\(\) > 0:'",
         ),
         (
             Functional(lambda net, maps: net.fc(maps.mean((2, 3))), features=9),
-            "does not run on square images of 224, 64,",
+            r"Functional runs on no square picture of 224, 32, .* pixels; at 224: .*shapes",
         ),
         (
             Functional(lambda net, maps: net.fc(F.alpha_dropout(maps.mean((2, 3)), 0.5, net.training))),
-            "Functional calls alpha_dropout with training=False, which tracing would freeze",
+            "Functional calls alpha_dropout with training as an argument, which tracing would freeze",
+        ),
+        (
+            Tokens(lambda tokens: tokens.mean(1)),
+            "Tokens averages 17 tokens, which are no square of positions: leave a class token out of the mean",
         ),
     ],
     ids=[
@@ -286,11 +310,13 @@ def test_models_without_global_average_pooling_are_refused(name, message):
         "2×2 pooling",
         "max",
         "functional max",
-        "exp",
+        "mean and max",
         "tuple",
         "branch",
+        "branch inside",
         "does not run",
         "alpha dropout",
+        "class token among the rest",
     ],
 )
 def test_what_stands_in_the_way_is_named(model, message, capsys):
@@ -389,6 +415,107 @@ def test_a_subclass_of_linear_may_be_the_classifier():
     assert torch.equal(out.logits, model(images))
     lengths = out.pooled.norm(dim=1, keepdim=True)
     torch.testing.assert_close(mean_cam(out) * 2 / lengths, out.logits)
+
+
+BEHIND = {
+    "1 × 1 convolution": lambda: [nn.Dropout(0.5), nn.Conv2d(12, K, 1), nn.Flatten()],
+    "norm": lambda: [nn.GroupNorm(3, 12), nn.Flatten(), nn.Linear(12, K)],
+    "layers": lambda: [nn.Flatten(), nn.Linear(12, 7), nn.Hardswish(), nn.Dropout(0.5), nn.Linear(7, K)],
+    "activation": lambda: [nn.Flatten(), nn.Linear(12, K), nn.Sigmoid()],
+    "convolutions": lambda: [nn.Conv2d(12, 7, 1), nn.ReLU(), nn.Conv2d(7, K, 1), nn.Flatten()],
+}
+
+
+@pytest.mark.parametrize("behind", BEHIND)
+def test_what_stands_behind_the_average_may_be_more_than_a_linear_layer(behind):
+    torch.manual_seed(0)
+    average = [nn.Conv2d(3, 12, 3, 2), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1)]
+    model = nn.Sequential(*average, *BEHIND[behind]()).eval()
+    observed, images = observe(model), pixels(size=32)
+    out = observed(images)
+    assert torch.equal(out.logits, model(images))
+    assert out.pooled.shape == (2, 12)
+    assert torch.equal(out.maps[-1], model[:2](images))
+    torch.testing.assert_close(out.pooled, out.maps[-1].mean((2, 3)))
+    assert torch.equal(observed.classify(out.pooled), out.logits)
+    assert observed.num_classes == K
+    if behind == "1 × 1 convolution":
+        assert observed.head is model[4]
+        torch.testing.assert_close(mean_cam(out) + model[4].bias, out.logits)
+    else:
+        assert out.weight is None
+        assert observed.head is None
+    by_maps, by_mean = torch.autograd.grad(out.logits[:, 1].sum(), (out.maps[-1], out.pooled), retain_graph=True)
+    torch.testing.assert_close(by_maps.sum((2, 3)), by_mean)
+    expected = torch.einsum("nc,nchw->nhw", by_mean, out.maps[-1])
+    torch.testing.assert_close(class_map(out, one_hot(torch.tensor([1, 1]), K)), expected)
+
+
+def test_a_mean_of_class_maps_has_the_identity_for_its_weight():
+    torch.manual_seed(0)
+    model = torchvision.models.squeezenet1_1(num_classes=K).eval()
+    observed, images = observe(model), pixels()
+    out = observed(images)
+    assert torch.equal(out.logits, model(images))
+    assert torch.equal(out.weight, torch.eye(K))
+    assert out.maps[-1].shape[1] == K
+    assert out.maps[-1].min() == 0, "the maps are those behind the activation, which works in place"
+    torch.testing.assert_close(mean_cam(out), out.logits)
+    assert observed.state_dict().keys() == {f"graph.{name}" for name in model.state_dict()}
+    row = one_hot(torch.tensor([1, 3]), K)
+    torch.testing.assert_close(class_map(out, row), torch.stack([out.maps[-1][0, 1], out.maps[-1][1, 3]]))
+    assert observe(model.double())(images.double()).weight.dtype == torch.float64
+
+
+@pytest.mark.parametrize("name", ["swin_t", "convnext_tiny"])
+def test_gradients_reach_every_stage_whatever_its_layout(name):
+    torch.manual_seed(0)
+    model = getattr(torchvision.models, name)(num_classes=K).eval()
+    images = pixels(1, 64)
+    out = observe(model)(images)
+    assert [tuple(maps.shape[1:]) for maps in out.maps] == [(96, 16, 16), (192, 8, 8), (384, 4, 4), (768, 2, 2)]
+    torch.testing.assert_close(out.logits, model(images))
+    torch.testing.assert_close(out.maps[-1].mean((2, 3)), out.pooled)
+    for gradient in torch.autograd.grad(out.logits[0, 0], out.maps):
+        assert gradient.isfinite().all()
+        assert gradient.abs().sum() > 0
+
+
+@pytest.mark.parametrize("size", [(224, 224), (112, 336)])
+def test_tokens_become_maps_of_the_pictures_shape(size):
+    torch.manual_seed(0)
+    model = Tokens(lambda tokens: tokens[:, 1:].mean(1)).eval()
+    images = torch.randn(2, 3, *size)
+    out = observe(model)(images)
+    assert out.maps[-1].shape == (2, 8, size[0] // 56, size[1] // 56)
+    torch.testing.assert_close(out.maps[-1], model.norm(model.patches(images).permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
+    torch.testing.assert_close(out.logits, model(images))
+    torch.testing.assert_close(mean_cam(out) + model.head.bias, out.logits)
+    (gradient,) = torch.autograd.grad(out.logits.sum(), out.maps[-1])
+    torch.testing.assert_close(gradient.sum((2, 3)), model.head.weight.sum(0).expand(2, 8))
+
+
+def test_tokens_that_are_no_grid_of_the_picture():
+    with pytest.raises(ValueError, match=r"^15 tokens of a picture of 224 × 224 pixels are no grid of positions: pass"):
+        tokens_as_maps(torch.zeros(1, 15, 8), torch.zeros(1, 3, 224, 224))
+
+
+def test_dropout_in_front_of_the_average_is_part_of_the_maps():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Dropout2d(0.5), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, K))
+    out = observe(model.train())(pixels(20, 8))
+    torch.testing.assert_close(out.pooled, out.maps[-1].mean((2, 3)))
+    assert (out.pooled == 0).any()
+
+
+def test_dropout_behind_the_average_is_no_part_of_it():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.5), nn.Linear(8, K))
+    out = observe(model.train())(pixels(20, 8))
+    torch.testing.assert_close(out.pooled, out.maps[-1].mean((2, 3)))
+
+
+def test_pixels_may_become_channels_in_front_of_the_first_convolution():
+    model = nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(12, 8, 3), Wrapped.Pool(), nn.Linear(8, K))
+    assert observe(model)(pixels(size=32)).maps[-1].shape == (2, 8, 14, 14)
 
 
 def test_grey_images():

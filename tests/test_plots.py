@@ -4,6 +4,8 @@ CAM-loss, Figure 1 and CAM-loss, Figure 4 are drawn by two of them, ICASC, Figur
 and 10 by a fourth.
 """
 
+import math
+
 import matplotlib
 import pandas
 import pytest
@@ -12,6 +14,7 @@ from matplotlib import pyplot
 from matplotlib.colors import to_hex
 
 from camlib import plots
+from camlib.lab.table import Table
 
 matplotlib.use("agg")
 
@@ -38,6 +41,12 @@ def test_numbers_grid_writes_every_number():
     figure, alt = plots.numbers_grid({"a": torch.tensor([[1.0, 2.0], [3.0, -4.0]])})
     assert [text.get_text() for text in figure.axes[0].texts] == ["1.0", "2.0", "3.0", "-4.0"]
     assert "-4.0" in alt
+
+
+def test_numbers_grid_has_one_scale():
+    figure, _ = plots.numbers_grid({"low": torch.zeros(2, 2), "high": torch.full((2, 2), 4.0)})
+    low, high = (axis.images[0] for axis in figure.axes)
+    assert low.get_clim() == high.get_clim()
 
 
 def test_histories_draw_the_mean_over_seeds_and_skip_epochs_without_the_quantity():
@@ -140,3 +149,54 @@ def test_matrix_shows_all_on_one_scale():
     assert before.images[0].get_clim() == after.images[0].get_clim() == (0, 5)
     assert (before.get_xlabel(), before.get_ylabel(), bar.get_ylabel()) == ("image", "row", "distance of gates")
     assert "before: 0 to 2, mean 1; after: 1 to 5, mean 3" in alt
+
+
+def test_intervals_draw_the_papers_gain_ours_and_what_was_not_run():
+    rows = {"deep": "deep net", "small_free_grounds": "small net, grounds set free", "small": "small net"}
+    columns = {"ce": "CE loss", "cam": "CAM-loss", "uniform": "uniform guide"}
+    lines = [
+        ("deep", "cam", "paper", 1.46, 0, math.nan, math.nan),
+        ("small_free_grounds", "cam", "paper", math.nan, 5, -2.0, 0.5),
+        ("small", "cam", "short", math.nan, 5, 0.53, 0.4),
+        ("small", "uniform", "paper", math.nan, 2, 0.25, 3.0),
+    ]
+    judged = pandas.DataFrame(lines, columns=["row", "column", "preset", "claim", "n", "difference", "half_width"])
+    figure, alt = plots.intervals(Table("t", "T", rows, columns, {}), judged)
+    axis = figure.axes[0]
+    names = [label.get_text() for label in axis.get_yticklabels()]
+    assert names[0] == "deep net, CAM-loss"
+    assert names[1] == "small net, CAM-loss, short protocol"
+    assert names[3] == "small net, grounds set free, CAM-loss", "our own shift stands below the others"
+    assert alt.startswith("Gains over CE loss in points of error, positive is better.")
+    assert "deep net, CAM-loss: paper +1.46, not run;" in alt
+    assert "small net, CAM-loss, short protocol: ours +0.53 ± 0.40 (5 pairs);" in alt
+    assert "small net, uniform guide: ours +0.25 (2 pairs);" in alt, "two pairs give no interval"
+    dots = [c for c in axis.collections if c.get_offsets().tolist() == [[0.53, 1.0]]]
+    assert [to_hex(dot.get_edgecolor()[0]) for dot in dots] == [plots.METHOD_COLOURS["cam"]]
+    assert to_hex(dots[0].get_facecolor()[0]) == "#ffffff", "hollow: the short protocol"
+    bars = [c.get_segments()[0][:, 0].tolist() for c in axis.collections if hasattr(c, "get_segments")]
+    assert [pytest.approx([0.13, 0.93]), pytest.approx([0.25, 0.25]), pytest.approx([-2.5, -1.5])] == bars
+
+
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        ("cam_t10_c1", "cam"),
+        ("CAM-loss", "cam"),
+        ("icasc_grad_cam", "icasc_grad_cam"),
+        ("ICASC, A_ch", "icasc"),
+        ("cross-entropy", "ce"),
+        ("CE loss, gate", "gate"),
+        ("CC-Loss, gate", "cc"),
+        ("ccm_from_resnet20", "ccm"),
+    ],
+)
+def test_a_method_has_one_colour_under_all_its_names(name, method):
+    assert plots.method_colour(name) == plots.METHOD_COLOURS[method]
+
+
+def test_what_is_no_method_takes_a_colour_that_none_has():
+    assert plots.method_colour("central") is None
+    one, first, other, second = plots.colours(["uniform", "CAM-loss", "random_class", "CAM of a random class"])
+    assert first == plots.METHOD_COLOURS["cam"]
+    assert len({one, first, other, second}) == 4

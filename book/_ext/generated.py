@@ -1,4 +1,4 @@
-"""Page content that would go stale if typed: claims and verdicts, paper map, API reference, status of the notebooks.
+"""Page content that would go stale if typed: findings, claims, paper map, API reference, status of the notebooks.
 
 A page asks for it with a line `<!-- generated: NAME -->`, which is replaced before the page is parsed.
 """
@@ -12,11 +12,24 @@ from collections import defaultdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from statistics import median
+from types import SimpleNamespace
 
 import nbformat
+from matplotlib import pyplot
 
-from camlib import recipes, records
-from camlib.claims import CLAIMS, ledger
+from camlib import one_hot, plots
+from camlib.attention import attention
+from camlib.data import Scenes
+from camlib.lab import record, verdict, weights
+from camlib.lab.claims import (
+    CLAIMS,
+    counted_once,
+    ledger,
+    measurement,
+    shifts,
+)
+from camlib.lab.tables import TABLES
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -117,6 +130,11 @@ def paper_map(srcdir):
         for item, _ in mentions(prose, paper):
             chapters[item][f"[{title(notebook)}]({path.as_posix()})"] = None
     items = set(functions) | set(chapters) | set(tests)
+    for paper, kind, number in items:
+        if number > PAPERS[paper][1].get(kind, 0):
+            raise ValueError(
+                f"{paper}, {kind} {number} is mentioned, and the paper numbers no such thing"
+            )
     for paper, (_, numbered) in PAPERS.items():
         if paper in present:
             items |= {
@@ -252,11 +270,11 @@ def claims(srcdir):
     lines = ["## All claims", ""]
     for paper in PAPERS:
         indices = [i for i, claim in enumerate(CLAIMS) if claim.paper == paper]
-        mine = found[found["claim"].isin(indices)]
+        mine = counted_once(found[found["claim"].isin(indices)])
         lines += [
             f"### {paper}",
             "",
-            f"{len(indices)} claims, {len(mine)} comparisons: {counted(mine)}. Behind those that have been run stand {pairs_of_arms(mine)} pairs of arms.",
+            f"{len(indices)} claims, {len(mine)} comparisons, each pair of arms counted once: {counted(mine)}.",
             "",
             "| Claim | In the paper | What was found |",
             "|---|---|---|",
@@ -264,7 +282,7 @@ def claims(srcdir):
         for index in indices:
             claim = CLAIMS[index]
             link = f"[{claim.text}](../{claim.chapter}.ipynb)"
-            of_claim = mine[mine["claim"] == index]
+            of_claim = counted_once(found[found["claim"] == index])
             summary = (
                 counted(of_claim)
                 if claim.tables
@@ -272,7 +290,8 @@ def claims(srcdir):
             )
             lines.append(f"| {link} | {claim.item} | {summary} |")
         lines.append("")
-    waiting = (found["n"] == 0).sum()
+    once = counted_once(found)
+    waiting = (once["n"] == 0).sum()
     lines += [
         "## Every comparison that has been run",
         "",
@@ -281,44 +300,61 @@ def claims(srcdir):
     ]
     for paper in PAPERS:
         indices = [i for i, claim in enumerate(CLAIMS) if claim.paper == paper]
-        ran = found[found["claim"].isin(indices) & (found["n"] > 0)]
+        ran = once[once["claim"].isin(indices) & (once["n"] > 0)]
+        lines += [f"### {paper}: runs", ""]
+        if ran.empty:
+            lines += ["None yet.", ""]
+            continue
         lines += [
-            f"### {paper}: runs",
-            "",
             "| In the paper | Row | Arms | Paper's gain | Ours (pairs) | Finding |",
             "|---|---|---|---:|---:|---|",
         ]
         for line in ran.itertuples():
-            table = recipes.TABLES[line.table]
-            arms = f"{table.columns[line.method]} against {table.columns[line.baseline]}"
-            ours = points(line.difference)
-            if line.n >= records.ENOUGH_SEEDS:
-                ours += f" ± {line.half_width:.2f}"
             cells = (
                 CLAIMS[line.claim].item,
-                table.rows[line.row],
-                arms if line.preset == "paper" else f"{arms} ({line.preset})",
+                *compared(line, line.method, line.baseline),
                 points(line.claimed) if line.claimed == line.claimed else "–",
-                f"{ours} ({line.n})",
+                measured(line),
                 line.finding,
             )
             lines.append("| " + " | ".join(cells) + " |")
         lines.append("")
-    return "\n".join(lines)
+    return "\n".join([*lines, *under_shift()])
 
 
-def pairs_of_arms(comparisons):
-    """How many different pairs of cells have been run: tables share them."""
-    ran = comparisons[comparisons["n"] > 0]
-    pairs = set()
-    for line in ran.itertuples():
-        cells = recipes.TABLES[line.table].cells
-        names = (
-            f"{line.table}/{line.row}/{arm}"
-            for arm in (line.method, line.baseline)
-        )
-        pairs.add((line.preset, *(cells[name].runs for name in names)))
-    return len(pairs)
+def under_shift():
+    """The lines on our own shift, which is held against no claim."""
+    found = shifts()
+    lines = [
+        "## When the grounds are set free",
+        "",
+        "Our own test: the ground says nothing of the class any more, though it did in training. "
+        "No paper claims anything about it, so it has no finding, and is counted nowhere above.",
+        "",
+    ]
+    if found.empty:
+        return [*lines, "Nothing has been run."]
+    lines += ["| Row | Arms | Ours (pairs) |", "|---|---|---:|"]
+    for line in found.itertuples():
+        arms = compared(line, line.column, TABLES[line.table].baseline)
+        lines.append("| " + " | ".join((*arms, measured(line))) + " |")
+    return lines
+
+
+def compared(line, method, baseline):
+    """The headings of a comparison: its row, and its arms with the protocol if that is a shorter one."""
+    table = TABLES[line.table]
+    arms = f"{table.columns[method]} against {table.columns[baseline]}"
+    return table.rows[
+        line.row
+    ], arms if line.preset == "paper" else f"{arms} ({line.preset})"
+
+
+def measured(line):
+    """As "+0.53 ± 0.40 (5)"; without an interval below five pairs."""
+    enough = line.n >= verdict.ENOUGH_SEEDS
+    interval = f" ± {line.half_width:.2f}" if enough else ""
+    return f"{points(line.difference)}{interval} ({line.n})"
 
 
 def counted(comparisons):
@@ -328,13 +364,236 @@ def counted(comparisons):
     )
 
 
+# What a reader can choose from: the column of the table "compare", and what it asks of a net.
+METHODS = {
+    "cam": (
+        "[CAM-loss](2-cam-loss/10-cam-loss.ipynb)",
+        "global average pooling before a linear classifier; one label an image",
+    ),
+    "icasc": (
+        "[ICASC](3-icasc/11-attention-separation.ipynb)",
+        "gradients of the maps; one label or several",
+    ),
+    "cc": (
+        "[CC-Loss](4-cc-loss/11-cc-loss.ipynb)",
+        "a channel gate; batches with several images of a class",
+    ),
+    "cc_normalised": (
+        "[CC-Loss, normalised](4-cc-loss/11-cc-loss.ipynb)",
+        "the same; another reading of its formula",
+    ),
+    "gate": (
+        "[the gate alone](4-cc-loss/10-channel-attention.ipynb)",
+        "a channel gate, no loss",
+    ),
+}
+
+
+def glance(srcdir):
+    """Each method against cross-entropy on one net and one protocol, for the landing page."""
+    table = TABLES["compare"]
+    judged = verdict.by_protocol(table, methods=list(METHODS))
+    # A column for each row and protocol that has been run, images like the training images first.
+    judged = judged.assign(shifted=judged["row"].map(verdict.shifted))
+    ran = judged[judged["n"] > 0].sort_values("shifted", kind="stable")
+    columns = list(dict.fromkeys(zip(ran["row"], ran["preset"], strict=True)))
+    headings = [
+        table.rows[row] + (f", {preset} protocol" if preset == "short" else "")
+        for row, preset in columns
+    ]
+    lines = [
+        "| Method | It needs | "
+        + "".join(f"{heading} | " for heading in headings)
+        + "Time of an epoch |",
+        "|---|---|" + "---:|" * (len(columns) + 1),
+    ]
+    for method, (link, needs) in METHODS.items():
+        mine = ran[ran["column"] == method].set_index(["row", "preset"])
+        gains = [
+            measured(mine.loc[column]) if column in mine.index else "not run"
+            for column in columns
+        ]
+        lines.append(
+            f"| {link} | {needs} | {' | '.join([*gains, cost(method)])} |"
+        )
+    against = table.columns[table.baseline]
+    explained = (
+        f"Gains in points of accuracy over {against}, mean ± half of the 95 % interval (pairs of seeds); "
+        f"fewer than {verdict.ENOUGH_SEEDS} pairs decide nothing and have no interval. "
+        f"The time of an epoch is that of {against} on the same machine times the number shown, "
+        "with other work going on, so read it to a tenth at best."
+    )
+    return "\n".join([*lines, "", explained])
+
+
+def cost(method):
+    """Seconds of an epoch over those of cross-entropy, on Scenes, where both were recorded on one device."""
+    table, row = TABLES["compare"], "scenes_resnet8"
+
+    def per_epoch(column):
+        runs = record.counting(table.entries[row, column].run, "paper")
+        by_device = defaultdict(list)
+        for made in runs.values():
+            by_device[made.device] += [e["seconds"] for e in made.history]
+        return {device: median(spent) for device, spent in by_device.items()}
+
+    ours, baseline = per_epoch(method), per_epoch(table.baseline)
+    ratios = [
+        spent / baseline[device]
+        for device, spent in ours.items()
+        if device in baseline
+    ]
+    return f"× {median(ratios):.1f}" if ratios else "not measured"
+
+
+def pictures(srcdir):
+    """A test image on a foreign ground that cross-entropy gets wrong, lit by the maps of each method; and the gains."""
+    table, row = TABLES["compare"], "scenes_resnet8"
+    judged = verdict.by_protocol(table, methods=list(METHODS))
+    figure, alt = plots.intervals(table, judged)
+    caption = (
+        f"Gains over {table.columns[table.baseline]}: dots with bars are means of paired seeds with 95 % intervals, "
+        "right of the line is better, grey was not run. Below the rule the grounds are set free."
+    )
+    gains = image(srcdir, "gains", figure, alt, caption)
+    runs = {
+        column: table.entries[row, column].run
+        for column in ("ce", "cam", "icasc", "cc")
+    }
+    nets = {
+        table.columns[column]: weights.trained(run)
+        for column, run in runs.items()
+        if 0 in weights.kept(run)
+    }
+    baseline = table.columns[table.baseline]
+    if baseline not in nets:
+        return gains
+    scenes = Scenes("test", count=200)
+    target = one_hot(scenes.labels, len(scenes.classes))
+    maps, answers = {}, {}
+    for heading, net in nets.items():
+        out = net.observed(net.normalised(scenes.images))
+        maps[heading] = attention(out, target, -1, "grad_cam").detach()
+        answers[heading] = out.logits.argmax(1)
+    foreign = scenes.grounds != scenes.labels % len(scenes.ground_names)
+    trapped = foreign & (answers[baseline] != scenes.labels)
+    if not trapped.any():
+        return gains
+    one = trapped.nonzero()[0]
+    label = scenes.classes[scenes.labels[one].item()]
+    headings = {
+        f"{heading}:\n{scenes.classes[answers[heading][one].item()]}": maps[
+            heading
+        ][one]
+        for heading in maps
+    }
+    figure, alt = plots.map_grid(
+        scenes.images[one], headings, [label], scenes.masks[one]
+    )
+    alt = " ".join(alt.split())
+    caption = (
+        f"A {label} on a ground that in training belonged to others, and where the nets find evidence for it "
+        "(Grad-CAM of its class, bright). Above each map stands what the net answers."
+    )
+    return f"{image(srcdir, 'trapped', figure, alt, caption)}\n\n{gains}"
+
+
+def image(srcdir, name, figure, alt, caption):
+    """Save a figure beside the pages, and return the lines that show it."""
+    path = srcdir / "_static" / f"{name}.png"
+    figure.savefig(path, dpi=130, facecolor="white", bbox_inches="tight")
+    pyplot.close(figure)
+    return f"```{{figure}} _static/{name}.png\n:alt: {alt}\n\n{caption}\n```"
+
+
+# The words under which "What we found" tells of a claim, by what its comparisons say.
+AGREES = {"reproduced", "supports", "effect seen"}
+DISAGREES = {"not reproduced", "contradicts", "effect not seen"}
+OPEN = {"within noise", "undecided"}
+
+
+def found(srcdir):
+    """The page for people who read nothing else: what was found about each claim, without a number left out."""
+    comparisons = ledger()
+    once = counted_once(comparisons)
+    ran = once[once["n"] > 0]
+    decided = ran[ran["n"] >= verdict.ENOUGH_SEEDS]
+    lines = [
+        f"The papers' claims rest on {once.groupby(['run', 'baseline_run', 'metric'], dropna=False).ngroups} comparisons of two arms. "
+        f"{len(ran)} have been run at least once, {len(decided)} with {verdict.ENOUGH_SEEDS} pairs of seeds or more. "
+        f"Of these {decided['finding'].isin(AGREES).sum()} agree with the claim, "
+        f"{decided['finding'].isin(DISAGREES).sum()} disagree, and {decided['finding'].isin(OPEN).sum()} leave it open.",
+        "",
+    ]
+    for heading, findings in (
+        ("What agrees with a paper", AGREES),
+        ("What disagrees", DISAGREES),
+        ("What five seeds could not decide", OPEN),
+    ):
+        lines += [f"## {heading}", ""]
+        these = ran[ran["finding"].isin(findings)]
+        lines += listed(these) or ["Nothing yet."]
+        lines.append("")
+    lines += [
+        "## When the grounds are set free",
+        "",
+        "No paper claims anything about this test, so nothing here speaks for or against one.",
+        "",
+    ]
+    shifted = shifts()
+    shifted = shifted[shifted["table"] == "compare"]
+    for line in shifted.itertuples():
+        lines.append(f"- {sentence(line, TABLES['compare'].baseline)}")
+    if shifted.empty:
+        lines.append("Nothing has been run.")
+    never = [
+        claim
+        for index, claim in enumerate(CLAIMS)
+        if claim.tables
+        and not (comparisons["claim"].eq(index) & comparisons["n"].gt(0)).any()
+    ]
+    lines += ["", "## Of what we know nothing", ""]
+    lines += [
+        f"- {claim.paper}, {claim.item}: [{claim.text}]({claim.chapter}.ipynb)"
+        for claim in never
+    ]
+    return "\n".join(lines)
+
+
+def listed(comparisons):
+    """Claims with the comparisons that speak of them."""
+    lines = []
+    for index, mine in comparisons.groupby("claim", sort=True):
+        claim = CLAIMS[index]
+        lines.append(
+            f"- {claim.paper}, {claim.item}: [{claim.text}]({claim.chapter}.ipynb)"
+        )
+        for line in mine.itertuples():
+            lines.append(f"  - {sentence(line, line.baseline)}")
+    return lines
+
+
+def sentence(line, baseline):
+    """One comparison in words, by the function that the chapters use."""
+    table = TABLES[line.table]
+    column = line.column if hasattr(line, "column") else line.method
+    return measurement(
+        SimpleNamespace(**line._asdict() | {"column": column}),
+        table,
+        table.columns[baseline],
+    )
+
+
 def points(gain):
     return f"{gain:+.2f}".replace("-", "−")
 
 
 GENERATORS = {
     "claims": claims,
+    "found": found,
+    "glance": glance,
     "paper-map": paper_map,
+    "pictures": pictures,
     "reference": reference,
     "status": status,
 }

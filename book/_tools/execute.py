@@ -2,8 +2,9 @@
 
     python book/_tools/execute.py build/quick
 
-A chapter is executed again when its key changes: the notebook, camlib, the data manifest, the pinned
-versions, Python; and, if its code speaks of records or weights, the files of those under data/.
+A chapter is executed again when its key changes: the notebook, the pinned versions, Python, and the files of the
+repository that it read when it was executed last: the modules of camlib that it imported, the records, weights and
+whatever else it opened. A file that it looked for in vain, by opening it, counts as well: it may be there now.
 The solutions of a chapter's exercises, which readers see as text, are executed after its last cell.
 """
 
@@ -20,6 +21,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 BOOK = ROOT / "book"
+LEDGER = "executed.json"  # the key of every chapter that passed
 SOLUTION = re.compile(
     r"<details>\s*<summary>[^<]*Solution[^<]*</summary>(.*?)</details>",
     re.DOTALL,
@@ -38,49 +40,55 @@ def files(folder):
     return [path for path in paths if not hidden & set(path.parts)]
 
 
-def digest(*paths):
-    """One hash over files and whole folders: names and contents."""
-    total = hashlib.sha256()
-    for path in paths:
-        for file in (
-            [path / name for name in files(path)] if path.is_dir() else [path]
-        ):
-            content = hashlib.sha256(file.read_bytes()).hexdigest()
-            total.update(
-                f"{file.relative_to(ROOT).as_posix()} {content}\n".encode()
-            )
+def snapshot():
+    """A hash of every file that a chapter may depend on, by its path in the repository."""
+    paths = [
+        folder / name
+        for folder in (ROOT / "camlib", ROOT / "data", BOOK)
+        for name in files(folder)
+    ]
+    paths += [ROOT / "requirements.txt", Path(__file__)]
+    return {
+        path.relative_to(ROOT).as_posix(): hashlib.sha256(
+            path.read_bytes()
+        ).hexdigest()
+        for path in paths
+    }
+
+
+def reads_of(name, build):
+    """The file in which the processes of a chapter note what they read."""
+    return build / "reads" / name.with_suffix(".txt")
+
+
+def key(name, build, contents):
+    """What an executed chapter depends on, as one hash; None if it was never executed."""
+    noted = reads_of(name, build)
+    if not noted.exists():
+        return None
+    common = ("requirements.txt", Path(__file__).relative_to(ROOT).as_posix())
+    total = hashlib.sha256(sys.version.encode())
+    for path in sorted(
+        {*common, f"book/{name.as_posix()}", *noted.read_text().splitlines()}
+    ):
+        cached = re.fullmatch(r"(.*)__pycache__/([^/.]+)\.[^/]*", path)
+        path = f"{cached[1]}{cached[2]}.py" if cached else path
+        below = [name for name in contents if name.startswith(f"{path}/")]
+        total.update(f"{path} {contents.get(path, below)}\n".encode())
     return total.hexdigest()
 
 
-def keys():
-    """The key of every chapter."""
-    common = digest(
-        ROOT / "camlib",
-        ROOT / "data/manifest.toml",
-        ROOT / "requirements.txt",
-        Path(__file__),
-    )
-    stored = digest(
-        *(
-            folder
-            for name in ("records", "checkpoints")
-            if (folder := ROOT / "data" / name).is_dir()
-        )
-    )
-    found = {}
-    for name in (path for path in files(BOOK) if path.suffix == ".ipynb"):
-        code = "\n".join(
-            c.source
-            for c in nbformat.read(BOOK / name, 4).cells
-            if c.cell_type == "code"
-        )
-        parts = [digest(BOOK / name), common, sys.version]
-        if re.search("record|weights", code):
-            parts.append(stored)
-        found[name.as_posix()] = hashlib.sha256(
-            " ".join(parts).encode()
-        ).hexdigest()
-    return found
+def unchanged(chapters, build, contents):
+    """The keys, by name, of the chapters that need not be executed."""
+    ledger = build / LEDGER
+    done = json.loads(ledger.read_text()) if ledger.exists() else {}
+    return {
+        name.as_posix(): now
+        for name in chapters
+        if (build / "book" / name).exists()
+        and (now := key(name, build, contents))
+        and now == done.get(name.as_posix())
+    }
 
 
 def stage(name, copy):
@@ -104,8 +112,15 @@ def stage(name, copy):
     nbformat.write(notebook, copy)
 
 
+def pytest_runtest_setup(item):
+    """Tell the processes of a chapter where to note what they read; pytest calls this where it executes one."""
+    copy = item.config.rootpath
+    noted = reads_of(item.path.relative_to(copy), copy.parent)
+    os.environ["CHAPTER_READS"] = str(noted)
+
+
 def main(build):
-    copy, ledger = build / "book", build / "executed.json"
+    copy, ledger = build / "book", build / LEDGER
     wanted = files(BOOK)
     for name in files(copy):
         if name not in wanted:
@@ -115,16 +130,13 @@ def main(build):
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(BOOK / name, copy / name)
 
-    now = keys()
-    done = json.loads(ledger.read_text()) if ledger.exists() else {}
-    done = {
-        name: key
-        for name, key in done.items()
-        if now.get(name) == key and (copy / name).exists()
-    }
-    stale = [name for name in now if name not in done]
+    # Taken before anything is executed: what is edited meanwhile is stale next time.
+    contents = snapshot()
+    chapters = [name for name in wanted if name.suffix == ".ipynb"]
+    done = unchanged(chapters, build, contents)
+    stale = [name for name in chapters if name.as_posix() not in done]
     print(
-        f"{len(stale)} of {len(now)} notebooks to execute, {len(done)} unchanged",
+        f"{len(stale)} of {len(chapters)} notebooks to execute, {len(done)} unchanged",
         flush=True,
     )
     ledger.parent.mkdir(parents=True, exist_ok=True)
@@ -133,6 +145,11 @@ def main(build):
         return 0
     for name in stale:
         stage(name, copy / name)
+        reads_of(name, build).parent.mkdir(parents=True, exist_ok=True)
+        reads_of(name, build).unlink(missing_ok=True)
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        [str(BOOK / "_tools/reads"), os.environ.get("PYTHONPATH", "")]
+    ).rstrip(os.pathsep)
 
     class Ledger:
         """Remember a chapter as soon as it has passed: a failure elsewhere costs no repetition."""
@@ -145,7 +162,7 @@ def main(build):
                 if (copy / n).as_posix().endswith(name.as_posix())
             )
             if report.when == "call" and report.passed:
-                done[name] = now[name]
+                done[name.as_posix()] = key(name, build, contents)
                 ledger.write_text(json.dumps(done, indent=1))
 
     jobs = min(len(stale), os.cpu_count() or 1, 4)
@@ -158,6 +175,7 @@ def main(build):
     ]
     # The tests' own settings (warnings as errors) are not meant for the runner of the notebooks.
     settings = ["-c", os.devnull, f"--rootdir={copy}", "-p", "no:cacheprovider"]
+    settings += ["-p", Path(__file__).stem]
     return pytest.main(
         [*options, *settings, *(str(copy / name) for name in stale)],
         plugins=[Ledger()],

@@ -1,12 +1,16 @@
 """The claims of the three papers, and what the records say about each: the book's ledger."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 
-from camlib.lab import verdict
+from camlib.data import manifest
+from camlib.lab import record, verdict
+from camlib.lab.runs import Run
+from camlib.lab.table import Table
 from camlib.lab.tables import TABLES
 
 
@@ -337,8 +341,8 @@ def ledger(folder: Path | None = None) -> pd.DataFrame:
 
     Returns:
         A frame with one line per claim, row, pair of arms and preset, in the order of `CLAIMS`: claim (index in
-        `CLAIMS`), table, row, method, baseline (names), run, baseline_run, preset, claimed (the paper's gain in
-        points, NaN if it reports none), n (pairs), difference, half_width (points), finding. Presets other than
+        `CLAIMS`), table, row, method, baseline (names), run, baseline_run, metric, preset, claimed (the paper's gain
+        in points, NaN if it reports none), n (pairs), difference, half_width (points), finding. Presets other than
         "paper" have a line only where they have a pair of runs.
 
     Raises:
@@ -363,6 +367,7 @@ def ledger(folder: Path | None = None) -> pd.DataFrame:
                                 "baseline": baseline,
                                 "run": line.run,
                                 "baseline_run": line.baseline_run,
+                                "metric": table.entries[line.row, line.column].metric,
                                 "preset": preset,
                                 "claimed": line.claim,
                                 "n": line.n,
@@ -374,9 +379,131 @@ def ledger(folder: Path | None = None) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
+def counted_once(comparisons: pd.DataFrame) -> pd.DataFrame:
+    """Of comparisons as in `ledger` one for each pair of arms, number and protocol: tables and claims share runs.
+
+    Of those that share, one that a paper has a number for comes before one that it has none for.
+    """
+    pair = ["run", "baseline_run", "metric", "preset"]
+    claimed_first = comparisons.sort_values("claimed", key=lambda claimed: claimed.isna(), kind="stable")
+    repeated = claimed_first.duplicated(pair) & claimed_first["run"].notna() & claimed_first["baseline_run"].notna()
+    return claimed_first[~repeated].sort_index()
+
+
+def shifts(folder: Path | None = None) -> pd.DataFrame:
+    """What was measured under our own shift, where grounds are set free: no paper claims anything about it.
+
+    Args:
+        folder: of the records, `data/records` by default.
+
+    Returns:
+        A frame with one line per comparison that has a pair of runs, each pair of arms and number once: table, and what
+        `camlib.lab.verdict.by_protocol` gives.
+
+    Raises:
+        RecordError: as `camlib.lab.record.counting`.
+    """
+    lines = []
+    for table in TABLES.values():
+        if any(map(verdict.shifted, table.rows)):
+            judged = verdict.by_protocol(table, rows="_grounds?$", folder=folder)
+            lines.append(judged[judged["n"] > 0].assign(table=table.name))
+    found = pd.concat(lines, ignore_index=True)
+    metrics = [TABLES[line.table].entries[line.row, line.column].metric for line in found.itertuples()]
+    repeated = found.assign(metric=metrics).duplicated(["run", "baseline_run", "metric", "preset"])
+    return found[~repeated].reset_index(drop=True)
+
+
 def _finding(line, falls: bool) -> str:
     if line.label != "no claim":
         return line.label
     if abs(line.difference) <= line.half_width:
         return "undecided"
     return "contradicts" if (line.difference < 0) != falls else "supports"
+
+
+class Answer(NamedTuple):
+    """What a table has to say, in sentences; see `answer`.
+
+    Attributes:
+        paper: the largest and the smallest gain that the paper reports, and where.
+        measured: one sentence for each comparison that has been run.
+        still_open: how much of it has not been run, and the command that prints what that would cost.
+    """
+
+    paper: str
+    measured: tuple[str, ...]
+    still_open: str
+
+
+def answer(
+    table: Table,
+    baseline: str | None = None,
+    *,
+    methods: Sequence[str] = (),
+    rows: str = "",
+    folder: Path | None = None,
+) -> Answer:
+    """What the paper says in a table, what was measured, and what is still open.
+
+    Args:
+        table, baseline, methods, rows, folder: as in `camlib.lab.verdict.by_protocol`.
+
+    Raises:
+        RecordError, UnknownName: as `camlib.lab.verdict.by_protocol`.
+    """
+    judged = verdict.by_protocol(table, baseline, methods=methods, rows=rows, folder=folder)
+    against = table.columns[baseline or table.baseline]
+    measured = (measurement(line, table, against) for line in judged[judged["n"] > 0].itertuples())
+    return Answer(_paper(judged, table, against), tuple(measured), _still_open(table, folder))
+
+
+def _paper(judged: pd.DataFrame, table: Table, against: str) -> str:
+    claimed = judged.drop_duplicates(["row", "column"]).dropna(subset="claim").sort_values("claim", kind="stable")
+    if claimed.empty:
+        return "No paper reports these comparisons."
+    what = table.unit.removesuffix(" %")
+    ends = [
+        f"{verdict.in_points(line.claim, table.unit)} ({table.rows[line.row]}, {table.columns[line.column]})"
+        for line in (claimed.iloc[-1], claimed.iloc[0])
+    ]
+    if len(claimed) == 1:
+        return f"Against {against}, {what} {ends[0]}."
+    return f"Against {against}, {what} from {ends[0]} to {ends[1]}, over {len(claimed)} comparisons."
+
+
+def measurement(line, table: Table, against: str) -> str:
+    """A comparison that has been run, in one sentence: difference, interval, pairs, data, kind of test, protocol.
+
+    Args:
+        line: of `camlib.lab.verdict.by_protocol`, with at least one pair.
+        table: the one that it is of.
+        against: the heading of the baseline.
+    """
+    enough = line.n >= verdict.ENOUGH_SEEDS
+    gain = verdict.in_points(line.difference, table.unit, f" ± {line.half_width:.2f}" if enough else "")
+    pairs = f"{line.n} pair{'s' if line.n > 1 else ''} of seeds"
+    few = "" if enough else f", fewer than the {verdict.ENOUGH_SEEDS} from which anything follows"
+    data = manifest()[Run(line.run, line.preset).experiment.data]["title"]
+    test = (
+        "under our own shift of the test images" if verdict.shifted(line.row) else "on images like the training images"
+    )
+    return (
+        f"{table.rows[line.row]}: {table.columns[line.column]} {gain} than {against} "
+        f"({'mean and 95 % interval' if enough else 'mean'}, {pairs}{few}; {data}, {test}, {line.preset} protocol)."
+    )
+
+
+def _still_open(table: Table, folder: Path | None) -> str:
+    seeds = [[len(record.counting(name, preset, folder)) for preset in verdict.PROTOCOLS] for name in table.runs]
+    never, few = sum(not any(s) for s in seeds), sum(0 < max(s) < verdict.ENOUGH_SEEDS for s in seeds)
+    short = sum(paper == 0 < short for paper, short in seeds)
+    counts = (
+        (never, "have no record"),
+        (short, "have been run by the short protocol only"),
+        (few, f"have fewer than {verdict.ENOUGH_SEEDS} seeds"),
+    )
+    said = [f"{count} {what}" for count, what in counts if count]
+    open_runs = ", ".join(said) if said else "none: all have their seeds by the full protocol"
+    command = f"python -m camlib plan {table.name} --seeds 0-4"
+    return f"Of the {len(seeds)} runs behind this table {open_runs}. What the rest costs on your machine: {command}"

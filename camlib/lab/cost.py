@@ -77,8 +77,17 @@ def _timed(run: Run, device: torch.device) -> tuple[float, float] | None:
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         try:
             return pool.submit(_measure, run, str(device), torch.get_num_threads()).result()
-        except (BrokenProcessPool, torch.OutOfMemoryError):
+        except BrokenProcessPool:
             return None
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            return None
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch asked for more memory than there is: only for accelerators does that have a class of its own."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _measure(run: Run, device: str, threads: int) -> tuple[float, float]:

@@ -3,6 +3,7 @@
 import fnmatch
 import tomllib
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,8 +20,8 @@ class Job(NamedTuple):
     Attributes:
         run: by its one name.
         state: "done" (recorded, and its net kept if another run needs it), "begun" (there is a checkpoint) or "open".
-        needs: runs of the plan whose nets it learns or starts from.
-        lends: whether another run of the plan needs its net.
+        needs: runs of the plan whose nets it learns or starts from; none once it is done.
+        lends: whether another run of the plan, one that is not done, needs its net.
     """
 
     run: Run
@@ -83,34 +84,47 @@ def make(runs: Iterable[Run], out: Path, records: Iterable[Path | None] = (None,
         UnknownName: there is no such run or preset.
         RecordError: a record is broken.
     """
-    needs: dict[Run, tuple[Run, ...]] = {}
+    asked = dict.fromkeys(canonical(run) for run in runs)
+    lending: set[Run] = set()
+
+    @cache
+    def recorded(run: Run) -> bool:
+        return any(record.stored(run, folder) for folder in records)
+
+    def done(run: Run) -> bool:
+        kept = any(weights.path_of(run, folder).is_file() for folder in (None, out / "weights"))
+        return (recorded(run) or run not in asked) and (kept or run not in lending)
+
+    def lend(run: Run) -> None:
+        """What a run that is not done needs lends, and if that is not there, what that needs in turn."""
+        for other in _lenders(run) if not done(run) else ():
+            if other not in lending:
+                lending.add(other)
+                lend(other)
+
+    for run in asked:
+        lend(run)
+    jobs: dict[Run, Job] = {}
 
     def add(run: Run) -> None:
-        if run in needs:
+        if run in jobs:
             return
-        experiment = run.experiment
-        lenders = [Run(experiment.teacher, run.preset, experiment.teacher_seed)] if experiment.teacher else []
-        lenders += [Run(experiment.start, run.preset, run.seed)] if experiment.start else []
-        others = tuple(canonical(lender) for lender in lenders)
-        for other in others:
+        needs = () if done(run) else _lenders(run)
+        for other in needs:
             add(other)
-        needs[run] = others
+        begun = any((out / run.path).glob("checkpoint-*.pt"))
+        jobs[run] = Job(run, "done" if done(run) else "begun" if begun else "open", needs, run in lending)
 
-    runs = list(runs)
-    for run in runs:
-        add(canonical(run))
-    asked = {canonical(run) for run in runs}
-    lending = {other for others in needs.values() for other in others}
-    jobs = []
-    for run, others in needs.items():
-        recorded = any(record.stored(run, folder) for folder in records)
-        kept = any(weights.path_of(run, folder).is_file() for folder in (None, out / "weights"))
-        if (recorded or run not in asked) and (kept or run not in lending):
-            state = "done"
-        else:
-            state = "begun" if any((out / run.path).glob("checkpoint-*.pt")) else "open"
-        jobs.append(Job(run, state, others, run in lending))
-    return jobs
+    for run in asked:
+        add(run)
+    return list(jobs.values())
+
+
+def _lenders(run: Run) -> tuple[Run, ...]:
+    experiment = run.experiment
+    teacher = [Run(experiment.teacher, run.preset, experiment.teacher_seed)] if experiment.teacher else []
+    start = [Run(experiment.start, run.preset, run.seed)] if experiment.start else []
+    return tuple(canonical(lender) for lender in teacher + start)
 
 
 def shard(jobs: list[Job], number: int, count: int) -> list[Job]:

@@ -170,11 +170,12 @@ def load(name: str, folder: Path | None = None) -> list[Record]:
         UnknownName: there is no such run.
     """
     path = path_of(name, folder)
-    if not path.exists():
+    try:  # opened without asking first, so that the book's build learns of records that were looked for in vain
+        with path.open("rb") as stream:
+            fcntl.flock(stream, fcntl.LOCK_SH)
+            content = stream.read()
+    except FileNotFoundError:
         return []
-    with path.open("rb") as stream:
-        fcntl.flock(stream, fcntl.LOCK_SH)
-        content = stream.read()
     lines = enumerate(content.split(b"\n"), start=1)
     return [_parse(text, f"{path}, line {number}", name) for number, text in lines if text.strip()]
 

@@ -4,10 +4,11 @@ import contextlib
 import datetime
 import fcntl
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from camlib.data import Loader, load, statistics
 from camlib.data.datasets import FileSet, ImageSet
@@ -59,29 +60,31 @@ def run(
         WeightsError: the weights to start from belong to another net, or are none.
     """
     which = canonical(which)
+    images = images_of(which.experiment, data)  # what is missing shall be told before anything is written
+    lent = weights.read(start) if start else None
     with _alone(out / which.path):
-        return _train(which, out, data, torch.device(device), start, keep, time_limit, progress)
+        record = _train(which, images, lent, out, data, torch.device(device), keep, time_limit, progress)
+    return replace(record, start=start.name) if start else record
 
 
 def _train(
     which: Run,
+    images: tuple[ImageSet | FileSet, ImageSet | FileSet],
+    lent: dict[str, Tensor] | None,
     out: Path,
     data: Path | None,
     device: torch.device,
-    start: Path | None,
     keep: tuple[Path, ...],
     time_limit: float | None,
     progress: bool,
 ) -> Record:
     experiment = which.experiment
-    train, test = images_of(experiment, data)
+    train, test = images
     elsewhere = {"out": out, "data": data, "device": device, "progress": progress}
-    teacher, lent = None, None
+    teacher = None
     if experiment.teacher:
         teacher = _trained(Run(experiment.teacher, which.preset, experiment.teacher_seed), **elsewhere).observed
-    if start:
-        lent = weights.read(start)
-    elif experiment.start:
+    if lent is None and experiment.start:
         lent = _trained(Run(experiment.start, which.preset, which.seed), **elsewhere).observed.graph.state_dict()
     torch.manual_seed(which.seed)
     model = experiment.model(len(train.classes), 3 if isinstance(train, FileSet) else train.images.shape[1])
@@ -113,7 +116,7 @@ def _train(
         data_checksum={"train": train.checksum, "test": test.checksum},
         fingerprint=first,
         teacher=experiment.teacher,
-        start=start.name if start else experiment.start,
+        start=experiment.start,
         finished_at=datetime.datetime.now(datetime.UTC).isoformat("T", "seconds"),
     )
 

@@ -1,7 +1,7 @@
 """Verdicts: what paired runs say about a claim, by one rule. "reproduced" and "contradicts" come from here."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ from camlib.names import lookup
 
 ENOUGH_SEEDS = 5  # pairs below which `verdict` says nothing
 CONFIDENCE = 0.95  # of the interval that `verdict` looks at
+PROTOCOLS = ("paper", "short")  # the presets whose runs are recorded
 
 
 class Verdict(NamedTuple):
@@ -93,7 +94,7 @@ def verdict(
     sentences = [
         *([] if faithful else [f"{preset.capitalize()} protocol, not a reproduction."]),
         _observed(n, mean, half, unit),
-        *([] if claim is None else [f"The paper claims {_points(claim, unit)}."]),
+        *([] if claim is None else [f"The paper claims {in_points(claim, unit)}."]),
         reason,
         *([f"{alone} seed{'s' if alone > 1 else ''} of one arm alone left out."] if n and alone else []),
         *(f"Seed {seed} left out: its two runs differ in {what}." for seed, what in unlike.items()),
@@ -130,13 +131,19 @@ def _observed(n: int, mean: float, half: float, unit: str) -> str:
     if n == 0:
         return "Not run: no seed has both arms."
     over = f"Over {n} paired seed{'s' if n > 1 else ''}"
-    measured = _points(mean, unit, "" if n < ENOUGH_SEEDS else f" ± {half:.2f}")
+    measured = in_points(mean, unit, "" if n < ENOUGH_SEEDS else f" ± {half:.2f}")
     interval = "" if n < ENOUGH_SEEDS else f", {CONFIDENCE:.0%} interval".replace("%", " %")
     return f"{over} the {unit.removesuffix(' %')} is {measured} than the baseline's (mean{interval})."
 
 
-def _points(gain: float, unit: str, spread: str = "") -> str:
-    """A gain in words, as "1.46 points lower"."""
+def in_points(gain: float, unit: str, spread: str = "") -> str:
+    """A gain in words, as "1.46 points lower".
+
+    Args:
+        gain: in points, positive where it is one.
+        unit: of the table; of errors less is a gain.
+        spread: what stands behind the number, as " ± 0.20".
+    """
     down = (gain >= 0) == (unit == "error %")
     return f"{abs(gain):.2f}{spread} points {'lower' if down else 'higher'}"
 
@@ -173,6 +180,46 @@ def on_table(
         names = {"row": row, "column": method, "run": entry.run, "baseline_run": against.run}
         lines.append({**names, "claim": math.nan if claim is None else claim, **found._asdict()})
     return pd.DataFrame(lines)
+
+
+def by_protocol(
+    table: Table,
+    baseline: str | None = None,
+    *,
+    methods: Sequence[str] = (),
+    rows: str = "",
+    folder: Path | None = None,
+) -> pd.DataFrame:
+    """The verdict on every entry of a table by each protocol: the paper's, and the short one.
+
+    Args:
+        table: of `camlib.lab.tables.TABLES`.
+        baseline: the column that the others are compared with, the table's own by default.
+        methods: look only at these columns; at all others than the baseline if empty.
+        rows: look only at rows whose name this regular expression is found in.
+        folder: of the records, `data/records` by default.
+
+    Returns:
+        What `on_table` returns, with a column "preset": one line for each protocol by which the entry has a pair of
+        runs, or a single one, of preset "paper", if it has none. In the table's order.
+
+    Raises:
+        RecordError: as `camlib.lab.record.counting`.
+        UnknownName: there is no such column.
+    """
+    for method in methods:
+        lookup(table.columns, method, "column")
+    judged = pd.concat([on_table(table, preset, baseline, folder).assign(preset=preset) for preset in PROTOCOLS])
+    judged = judged.sort_index(kind="stable")  # the protocols of an entry beside each other
+    wanted = judged["row"].str.contains(rows) & (judged["column"].isin(methods) if methods else True)
+    has_pair = judged.groupby(["row", "column"])["n"].transform("max") > 0
+    kept = (judged["n"] > 0) | (~has_pair & (judged["preset"] == "paper"))
+    return judged[wanted & kept].reset_index(drop=True)
+
+
+def shifted(row: str) -> bool:
+    """Whether a row of a table is under a shift of ours, of which no paper claims anything: grounds set free."""
+    return row.endswith(("_free_grounds", "_own_ground", "_foreign_ground"))
 
 
 def _claim(entry: Entry, against: Entry, unit: str) -> float | None:

@@ -179,8 +179,12 @@ def read(path: Path) -> dict[str, Tensor]:
 
 
 def _read(path: Path) -> Any:
+    content = io.BytesIO(path.read_bytes())
     try:
-        return torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
+        if not zipfile.is_zipfile(content):
+            raise zipfile.BadZipFile(f"{path} is no archive")
+        content.seek(0)
+        return torch.load(content, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, LookupError, ValueError) as error:
         raise WeightsError(
             f"{path} cannot be read as weights: it is damaged, no file of torch.save, or holds more than tensors and "

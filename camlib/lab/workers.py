@@ -24,13 +24,15 @@ class Worker:
     Attributes:
         run: which.
         process: that trains it.
-        bar: the line that shows how far it is.
+        place: of the line that shows how far it is, counted from the one for all.
+        bar: that line.
         log: the file with everything that it says.
         last: the last line that it said.
     """
 
     run: Run
     process: subprocess.Popen
+    place: int
     bar: tqdm
     log: Path
     last: str = ""
@@ -61,7 +63,7 @@ class Outcome:
         done: runs that are finished now.
         stopped: runs that stopped at a checkpoint when the time was up.
         failed: runs that ended otherwise, with the last line that they said.
-        waiting: runs that were not begun: the time was up, or what they need has failed.
+        waiting: runs that were not begun: the time was up, or what they need has stopped.
     """
 
     done: list[Run] = field(default_factory=list)
@@ -77,8 +79,11 @@ def train(
     side_by_side: int = 1,
     threads: int = 1,
     time_limit: float | None = None,
+    camlib: Sequence[str] = (sys.executable, "-m", "camlib"),
 ) -> Outcome:
     """Train the jobs of a plan that are not done, in their order, what they need first.
+
+    At a terminal each run has a line that moves; elsewhere one is written when it begins and one when it ends.
 
     A run that fails does not keep the others from going on. One that runs out of memory beside others is tried again
     with one neighbour fewer. Whenever this process or one of a run is killed, the same call goes on from the last
@@ -91,13 +96,14 @@ def train(
         side_by_side: how many runs at a time.
         threads: of the processor, for each of them.
         time_limit: seconds after which no run is begun and those under way stop at a checkpoint.
+        camlib: what starts camlib's command line.
     """
     started = time.monotonic()
     outcome = Outcome(done=[job.run for job in jobs if job.state == "done"])
     waiting = [job for job in jobs if job.state != "done"]
     here = {job.run for job in jobs}
     working: list[Worker] = []
-    total = tqdm(total=len(waiting), unit="run", position=0, desc=f"{len(waiting)} runs")
+    total = tqdm(total=len(waiting), unit="run", position=0, desc=f"{len(waiting)} runs", disable=None)
     places = list(range(side_by_side, 0, -1))
 
     def left() -> float:
@@ -108,22 +114,24 @@ def train(
 
     try:
         while waiting or working:
-            lost = [job for job in waiting if any(other in outcome.failed for other in job.needs)]
-            for job in lost:  # and those that need it in turn
-                outcome.failed[job.run] = "what it needs has failed"
-                waiting.remove(job)
+            for job in list(waiting):  # what a run needs stands before it, so those that need it in turn are found too
+                if any(other in outcome.failed for other in job.needs):
+                    outcome.failed[job.run] = "what it needs has failed"
+                    waiting.remove(job)
+                    total.update()
             while waiting and len(working) < side_by_side and left() > 0:
                 job = next(filter(ready, waiting), None)
                 if job is None:
                     break
                 waiting.remove(job)
-                working.append(_start(job, options, out, threads, left(), places.pop()))
+                arguments = [*camlib, *command(job, options, left())]
+                working.append(_start(job.run, arguments, out, threads, places.pop()))
             if not working:
                 break
             time.sleep(0.2)
             for worker in [worker for worker in working if worker.process.poll() is not None]:
                 working.remove(worker)
-                places.append(-worker.bar.pos)
+                places.append(worker.place)
                 code = worker.process.returncode
                 worker.reader.join()
                 worker.bar.close()
@@ -143,22 +151,30 @@ def train(
     finally:
         for worker in working:  # this process was interrupted: they stop at their last checkpoint
             worker.process.terminate()
+        for worker in working:
+            worker.process.wait()
+            worker.bar.close()
         total.close()
     outcome.waiting = [job.run for job in waiting]
     return outcome
 
 
-def _start(job: Job, options: Sequence[str], out: Path, threads: int, seconds: float, position: int) -> Worker:
-    run = job.run
+def command(job: Job, options: Sequence[str], seconds: float = float("inf")) -> list[str]:
+    """What `python -m camlib` is told to train a job, within so many seconds."""
+    arguments = ["run", job.run.name, "--preset", job.run.preset, "--seed", str(job.run.seed), *options]
+    if job.lends:
+        arguments += ["--lend"]
+    if seconds < float("inf"):
+        arguments += ["--time-limit", str(max(0.0, seconds))]
+    return arguments
+
+
+def _start(run: Run, arguments: list[str], out: Path, threads: int, place: int) -> Worker:
     folder = out / run.path
     folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "camlib", "run", run.name, "--preset", run.preset, "--seed", str(run.seed)]
-    command += options
-    if job.lends:
-        command += ["--lend"]
-    if seconds < float("inf"):
-        command += ["--time-limit", str(seconds)]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment)
-    bar = tqdm(position=position, bar_format="{desc}", desc=f"{run.path}: starting", leave=False)
-    return Worker(run, process, bar, folder / "log.txt")
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment)
+    bar = tqdm(position=place, bar_format="{desc}", desc=f"{run.path}: starting", leave=False, disable=None)
+    if bar.disable:
+        tqdm.write(f"{run.path}: begun")
+    return Worker(run, process, place, bar, folder / "log.txt")

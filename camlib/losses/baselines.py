@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from camlib.maps import full_precision
 from camlib.objective import State
-from camlib.observe import Output
+from camlib.observe import Output, weight_of
 from camlib.target import check_single_label
 
 
@@ -61,8 +61,8 @@ class CenterLoss(nn.Module):
 
     def forward(self, out: Output, target: Tensor, state: State) -> Tensor:
         check_single_label(target, "CenterLoss")
-        if self.centers.shape != out.weight.shape:
-            classes, features = out.weight.shape
+        if self.centers.shape != (out.logits.shape[1], out.pooled.shape[1]):
+            classes, features = out.logits.shape[1], out.pooled.shape[1]
             raise ValueError(
                 f"centers have shape {tuple(self.centers.shape)}, but the net has {classes} classes and {features} "
                 f"features: use CenterLoss(num_classes={classes}, features={features})"
@@ -142,7 +142,7 @@ class AMSoftmax(nn.Module):
         with torch.autocast(out.pooled.device.type, enabled=False):
             # The slope at features of length 0 is 1 / eps.
             features = F.normalize(full_precision(out.pooled), eps=1e-5)
-            cosine = features @ F.normalize(full_precision(out.weight)).T
+            cosine = features @ F.normalize(full_precision(weight_of(out, "AMSoftmax"))).T
         return F.cross_entropy(self.scale * (cosine - self.margin * target), target.argmax(1))
 
 
@@ -185,7 +185,7 @@ class LSoftmax(nn.Module):
 
     def rows(self, out: Output) -> Tensor:
         """The classifier's weight (K, C) as this loss uses it."""
-        return full_precision(out.weight)
+        return full_precision(weight_of(out, type(self).__name__))
 
     def forward(self, out: Output, target: Tensor, state: State) -> Tensor:
         check_single_label(target, type(self).__name__)
@@ -227,7 +227,7 @@ class ASoftmax(LSoftmax):
         super().__init__(margin, gamma, lambda_min)
 
     def rows(self, out: Output) -> Tensor:
-        return F.normalize(full_precision(out.weight))
+        return F.normalize(full_precision(weight_of(out, type(self).__name__)))
 
 
 def _psi(cosine: Tensor, margin: int) -> Tensor:
@@ -316,7 +316,9 @@ class NegativeCAM(nn.Module):
         strongest = logits.detach().masked_fill(~negative, -math.inf).topk(self.k, 1).indices
         with torch.autocast(maps.device.type, enabled=False):
             # Only the rows of these classes: all K maps of every image would be K / k times as much.
-            cams = torch.einsum("nkc,nchw->nkhw", full_precision(out.weight)[strongest], maps).flatten(2)
+            cams = torch.einsum(
+                "nkc,nchw->nkhw", full_precision(weight_of(out, "NegativeCAM"))[strongest], maps
+            ).flatten(2)
         if self.form == "kd":  # the softmax over the map does not see a bias
             return -F.log_softmax(cams, 2).mean(2).sum(1).mean()
         return (cams - cams.mean(2, keepdim=True) + logits.gather(1, strongest)[..., None]).square().mean()
@@ -382,7 +384,7 @@ class ICAL(nn.Module):
     """
 
     def forward(self, out: Output, target: Tensor, state: State) -> Tensor:
-        rows = F.normalize(full_precision(out.weight))
+        rows = F.normalize(full_precision(weight_of(out, "ICAL")))
         return rows.mean(0).square().sum()
 
 
@@ -430,7 +432,7 @@ class FICAL(nn.Module):
         weights = self.confusion + self.confusion.T
         weights = weights.fill_diagonal_(0)
         weights = weights / weights.sum().clamp_min(torch.finfo(weights.dtype).tiny) * (1 - 1 / len(weights))
-        rows = F.normalize(full_precision(out.weight))
+        rows = F.normalize(full_precision(weight_of(out, "FICAL")))
         with torch.autocast(rows.device.type, enabled=False):
             return (weights * (rows @ rows.T)).sum()
 

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from camlib.maps import caam, cam, grad_cam, grad_cam_pp, minmax
+from camlib.attention import class_map
+from camlib.maps import caam, grad_cam, grad_cam_pp, minmax
 from camlib.objective import State
 from camlib.observe import Output
 from camlib.target import one_hot
@@ -24,7 +25,8 @@ class CAMLoss(nn.Module):
             Off by default: Algorithm 1 read literally lets the gradient into both maps.
         attention: the map in place of the CAM: "cam", or "grad_cam" or "grad_cam_pp" (CAM-loss, §3.1). With
             global average pooling and a linear head, Grad-CAM is the CAM with its negative part cut off: where
-            the evidence for the target is negative everywhere, the guide is 0 everywhere.
+            the evidence for the target is negative everywhere, the guide is 0 everywhere. Where the classifier is
+            not linear, "cam" is `camlib.attention.class_map`, the CAM to first order.
 
     Raises:
         ValueError: `p` is neither 1 nor 2, or `attention` is unknown; when called, the last maps are a single
@@ -47,7 +49,7 @@ class CAMLoss(nn.Module):
     def guide(self, out: Output, target: Tensor) -> Tensor:
         """The map (N, H, W) that the CAAM is drawn to: here the stretched map of the target."""
         if self.attention == "cam":
-            return minmax(cam(out.maps[-1], out.weight.detach(), target))
+            return minmax(class_map(out, target))
         return minmax(GRADIENT_MAPS[self.attention](out.logits, out.maps[-1], target))
 
     def forward(self, out: Output, target: Tensor, state: State) -> Tensor:

@@ -45,7 +45,7 @@ class CCLoss(nn.Module):
         ValueError: `form` is unknown or the margin is not positive; when called, the net has no gate, or a
             target row is mixed or multi-hot.
 
-    Source: Song et al., "CC-Loss: channel correlation loss for image classification", 2021.
+    Source: Song et al., "CC-Loss: channel correlation loss for image classification", ICPR 2020, pp. 7601-7608.
     """
 
     def __init__(self, form: str = "ratio", margin: float = 1.0):

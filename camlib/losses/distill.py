@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from camlib.maps import caam, cam, full_precision, minmax
 from camlib.objective import State
-from camlib.observe import Output
+from camlib.observe import Output, weight_of
 
 
 class KD(nn.Module):
@@ -85,7 +85,7 @@ class AT(nn.Module):
             pair = (full_precision(net.maps[-1]).square().mean(1) for net in (out, teacher))
             student, teacher = (F.normalize(a.flatten(1)) for a in _same_size(*pair))
         else:
-            pair = (cam(net.maps[-1], net.weight, target) for net in (out, teacher))
+            pair = (cam(net.maps[-1], weight_of(net, "AT"), target) for net in (out, teacher))
             student, teacher = (minmax(a) for a in _same_size(*pair))
         difference = student - teacher
         return difference.abs().mean() if self.form == "cam_l1" else difference.square().mean()
@@ -106,7 +106,9 @@ class CCM(nn.Module):
 
     def forward(self, out: Output, target: Tensor, state: State) -> Tensor:
         teacher = _teacher(out, state, "CCM")
-        student_map, teacher_map = _same_size(caam(out.maps[-1]), cam(teacher.maps[-1], teacher.weight, target))
+        student_map, teacher_map = _same_size(
+            caam(out.maps[-1]), cam(teacher.maps[-1], weight_of(teacher, "CCM"), target)
+        )
         return (minmax(student_map) - minmax(teacher_map)).abs().mean()
 
 
@@ -120,7 +122,8 @@ def _teacher(out: Output, state: State, term: str) -> Output:
             f"the teacher has {logits.shape[1]} classes and the student {out.logits.shape[1]}: "
             f"{term} needs a teacher of the same classes"
         )
-    return state.teacher._replace(logits=logits.detach(), maps=(maps[-1].detach(),), weight=weight.detach())
+    weight = weight if weight is None else weight.detach()
+    return state.teacher._replace(logits=logits.detach(), maps=(maps[-1].detach(),), weight=weight)
 
 
 def _same_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,5 @@
 """The last layer of a net: from pooled features (N, C) to logits (N, K)."""
 
-from functools import partial
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -21,7 +19,8 @@ class CosineHead(nn.Linear):
     """
 
     def __init__(self, features: int, num_classes: int):
-        super().__init__(features, num_classes, bias=False)
+        super().__init__(features, num_classes)
+        self.bias = None
         self.scale = 2.0
 
     def forward(self, features: Tensor) -> Tensor:
@@ -30,8 +29,13 @@ class CosineHead(nn.Linear):
         return self.scale * F.linear(F.normalize(features, dim=1, eps=1e-5), self.weight)
 
 
-HEADS: dict[str, Head] = {
-    "linear": nn.Linear,
-    "no_bias": partial(nn.Linear, bias=False),
-    "cosine": CosineHead,
-}
+def no_bias(features: int, num_classes: int) -> nn.Linear:
+    """A linear layer without bias, which margin losses ask for."""
+    head = nn.Linear(features, num_classes)
+    head.bias = None
+    return head
+
+
+# Each draws as many random numbers as a linear layer with a bias, so that one seed gives nets that differ in their
+# heads the same weights elsewhere.
+HEADS: dict[str, Head] = {"linear": nn.Linear, "no_bias": no_bias, "cosine": CosineHead}

@@ -294,16 +294,31 @@ def test_hues_stay(name):
     assert all(green == blue < pixel for pixel, green, blue in found)
 
 
-@pytest.mark.parametrize("name", ["fine_grained", "cub_448", "few_shot", "few_shot_112", "whole_299", "whole_64"])
-def test_a_picture_that_is_not_square_is_squeezed_into_a_square(name):
-    """Both sides of a wide picture show as much of it as its top and bottom."""
-    across = np.broadcast_to(np.arange(200, dtype=np.uint8)[None, :, None], (100, 200, 3))
-    down = np.broadcast_to(np.arange(0, 200, 2, dtype=np.uint8)[:, None, None], (100, 200, 3))
-    spans = []
+@pytest.mark.parametrize("split", [0, 1], ids=["training", "test"])
+@pytest.mark.parametrize(
+    ("name", "shares"),
+    [
+        # Of each side, how much is shown in training and in the test.
+        ("fine_grained", (448 / 600, 448 / 600)),
+        ("cub_448", (434 / 448, 1)),  # 420 to 448 of them, by the padding
+        ("few_shot", (None, 224 / 257)),
+        ("few_shot_112", (None, 112 / 128)),
+        ("whole_299", (1, 1)),
+        ("whole_64", (1, 1)),
+    ],
+)
+def test_a_picture_that_is_not_square_is_squeezed_into_a_square(name, shares, split):
+    """As much is shown from left to right as from top to bottom; crops of any shape aside."""
+    if shares[split] is None:
+        assert isinstance(TRANSFORMS[name][split].transforms[0], v2.RandomResizedCrop)
+        return
+    torch.manual_seed(0)
+    across = np.broadcast_to(np.arange(50, 250, dtype=np.uint8)[None, :, None], (100, 200, 3))
+    down = np.broadcast_to(np.arange(50, 250, 2, dtype=np.uint8)[:, None, None], (100, 200, 3))
     for ramp in (across, down):
-        pixels = np.asarray(TRANSFORMS[name][1](Image.fromarray(ramp.copy())), dtype=int)
-        spans.append(pixels.max() - pixels.min())
-    assert abs(spans[0] - spans[1]) <= 3
+        pixels = np.asarray(TRANSFORMS[name][split](Image.fromarray(ramp.copy())), dtype=int)
+        shown = pixels[pixels > 0]  # padding is black
+        assert (shown.max() - shown.min()) / 199 == pytest.approx(shares[split], abs=0.04)
 
 
 def test_a_training_crop_of_fine_grained_pictures_lies_anywhere():

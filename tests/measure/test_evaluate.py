@@ -10,23 +10,26 @@ from PIL import Image
 from torch import nn
 
 from camlib import models, observe
-from camlib.analysis import (
+from camlib.attention import attention
+from camlib.data import Loader, load
+from camlib.data.datasets import FileSet
+from camlib.data.stream import MEAN, STD, StreamLoader
+from camlib.measure import (
+    Confusion,
+    Grouping,
+    MultiLabel,
+    TenCrop,
     attention_overlap,
     confusion,
     distance_ratio,
     energy_inside,
+    evaluate,
     ks,
     pointing_game,
     silhouette,
     threshold_iou,
 )
-from camlib.attention import attention
-from camlib.data import Loader, load
-from camlib.data.datasets import FileSet
-from camlib.data.stream import MEAN, STD, StreamLoader
 from camlib.target import one_hot
-from camlib.testing import Confusion, Embedding, MultiLabel, TenCrop
-from camlib.train import evaluate
 
 
 def loader_of(name, count=60):
@@ -208,7 +211,7 @@ def test_embedding_measures_pooled_features_and_gates():
     loader = loader_of("scenes")
     for gate in (False, True):
         model = models.create("resnet8", 10, gate=gate)
-        found = Embedding()(model, loader)
+        found = Grouping()(model, loader)
         net = observe(model).eval()
         outs = [net(images) for images, _ in loader.batches(0)]
         pooled = torch.cat([out.pooled.detach() for out in outs])
@@ -219,4 +222,4 @@ def test_embedding_measures_pooled_features_and_gates():
     gates = torch.cat([out.gate.detach() for out in outs])
     assert found["gate_distance_ratio"] == pytest.approx(distance_ratio(gates, loader.source.labels), rel=1e-4)
     with pytest.raises(ValueError, match="Embedding needs one class per image"):
-        Embedding()(model, loader_of("scenes_multi"))
+        Grouping()(model, loader_of("scenes_multi"))

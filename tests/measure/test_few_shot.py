@@ -8,7 +8,7 @@ from torch import nn
 
 from camlib import few_shot, observe
 from camlib.data import Loader
-from camlib.few_shot import FewShot, accuracies, episodes, fine_tune
+from camlib.measure.few_shot import FewShot, accuracies, episodes, fine_tune
 from camlib.models import CosineHead, create
 
 WAYS, SHOTS, QUERIES, FEATURES = 4, 3, 6, 10

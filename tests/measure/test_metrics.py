@@ -8,7 +8,7 @@ from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestCentroid
 
 from camlib import one_hot
-from camlib.analysis import (
+from camlib.measure import (
     attention_overlap,
     attention_shift,
     confusion,

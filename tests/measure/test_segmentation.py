@@ -11,7 +11,7 @@ from camlib.attention import KINDS, attention
 from camlib.data import Loader, load
 from camlib.data.datasets import DataError, FileSet
 from camlib.data.stream import StreamLoader
-from camlib.segmentation import (
+from camlib.measure.segmentation import (
     WeakSegmentation,
     attention_scores,
     confusion_matrix,
@@ -170,7 +170,16 @@ def test_deeplab_learns_from_seeds_and_is_told_no_classes(model, loader, monkeyp
     small = load("scenes_multi", "train", count=33)  # the last batch is one image, which is left out
     monkeypatch.setattr(segmentation, "deeplabv3_resnet50", build)
     monkeypatch.setattr(segmentation, "load", lambda name, split, count: small)
+    rates, step = [], torch.optim.SGD.step
+
+    def watched(optimizer):
+        rates.append(optimizer.param_groups[0]["lr"])
+        step(optimizer)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", watched)
     found = WeakSegmentation(deeplab=2, data="scenes_multi")(model, loader)
+    # It falls to 0 over all batches of both epochs, the third and sixth of which are that one image.
+    assert rates == pytest.approx(3 * [0.01 * (1 - batch / 6) ** 0.9 for batch in (0, 1, 3, 4)])
     assert set(found) >= {f"deeplab_{kind}" for kind in KINDS}
     assert all(0 <= value <= 1 for value in found.values())
     assert told.count(True) == 3 * 2 * 2

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from camlib import checkpoint
+from camlib.train import checkpoint
 
 WEIGHT = torch.arange(100.0)
 

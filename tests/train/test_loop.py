@@ -16,32 +16,21 @@ import torch
 import torch.nn.functional as F
 from torch import multiprocessing, nn
 
-from camlib import (
-    Objective,
-    Recipe,
-    after_accuracy,
-    checkpoint,
-    evaluate,
-    fit,
-    models,
-    observe,
-    recipes,
-    run,
-    step_at,
-    train,
-)
+from camlib import Objective, Schedule, after_accuracy, evaluate, fit, models, observe, step_at
 from camlib.__main__ import main
-from camlib.analysis import spatial_rank
 from camlib.data import ImageSet, Loader
+from camlib.distributed import process_group
+from camlib.lab import presets, run
 from camlib.losses import CAMLoss, CrossEntropy
 from camlib.losses.cam import RandomClassCAMLoss
-from camlib.records import SCHEMA
-from camlib.train import NotFiniteError, ResumeError, process_group
+from camlib.measure import spatial_rank
+from camlib.measure.accuracy import hits
+from camlib.train import NotFiniteError, Result, ResumeError, checkpoint, loop
 
 CLASSES, IMAGES, BATCH = 4, 50, 16  # three batches of 16 and one of 2
 ODD = 15  # of which two processes get unequal shares: three batches of 15 and one of 5
 STEPS = 4
-RECIPE = Recipe(epochs=3, learning_rate=0.1)
+SCHEDULE = Schedule(epochs=3, learning_rate=0.1)
 
 
 def net(norm=nn.BatchNorm2d, classes=CLASSES, width=8):
@@ -119,8 +108,8 @@ def objective(**more):
     )
 
 
-def quiet(model, terms, images, recipe=RECIPE, **options):
-    return fit(model, terms, images, recipe, progress=False, **options)
+def quiet(model, terms, images, schedule=SCHEDULE, **options):
+    return fit(model, terms, images, schedule, progress=False, **options)
 
 
 def weights(model, terms=None):
@@ -144,24 +133,24 @@ def comparable(record):
 
 @pytest.fixture(scope="module")
 def uninterrupted():
-    """Weights and record of a run in one piece, of `net()`, `objective()` and `loaders()` by `RECIPE`."""
+    """Weights and record of a run in one piece, of `net()`, `objective()` and `loaders()` by `SCHEDULE`."""
     model, terms = net(), objective()
     record = quiet(model, terms, loaders())
     return weights(model, terms), comparable(record)
 
 
-# What a recipe says
+# What a schedule says
 
 
 def test_cosine_schedule():
-    recipe = Recipe(epochs=4, learning_rate=0.2)
-    rates = [recipe.learning_rate_at(epoch) for epoch in range(4)]
+    schedule = Schedule(epochs=4, learning_rate=0.2)
+    rates = [schedule.learning_rate_at(epoch) for epoch in range(4)]
     assert rates == pytest.approx([0.2, 0.1 * (1 + math.sqrt(0.5)), 0.1, 0.1 * (1 - math.sqrt(0.5))])
 
 
 def test_step_schedule():
-    recipe = Recipe(epochs=5, learning_rate=0.2, schedule="steps", milestones=(2, 3), decay=0.5)
-    assert [recipe.learning_rate_at(epoch) for epoch in range(5)] == pytest.approx([0.2, 0.2, 0.1, 0.05, 0.05])
+    schedule = Schedule(epochs=5, learning_rate=0.2, annealing="steps", milestones=(2, 3), decay=0.5)
+    assert [schedule.learning_rate_at(epoch) for epoch in range(5)] == pytest.approx([0.2, 0.2, 0.1, 0.05, 0.05])
 
 
 @pytest.mark.parametrize(
@@ -175,20 +164,20 @@ def test_step_schedule():
 )
 def test_impossible_recipes(wrong, message):
     with pytest.raises(ValueError, match=message):
-        Recipe(**({"epochs": 1} | wrong))
+        Schedule(**({"epochs": 1} | wrong))
 
 
 # What the loop does
 
 
-def by_hand(model, terms, images, recipe):
+def by_hand(model, terms, images, schedule):
     """Training as a textbook has it: the same batches, nothing else in common with camlib."""
     observed = observe(model).train()
     centres = terms.terms["centres"][1].centres
     velocity = [torch.zeros_like(p) for p in [*observed.parameters(), centres]]
     losses = []
-    for epoch in range(recipe.epochs):
-        rate = recipe.learning_rate_at(epoch)
+    for epoch in range(schedule.epochs):
+        rate = schedule.learning_rate_at(epoch)
         total = 0.0
         for batch, target in images[0].batches(epoch):
             out = observed(batch)
@@ -200,7 +189,7 @@ def by_hand(model, terms, images, recipe):
                 mine = p is centres
                 decayed = gradient + (0 if mine else 0.01) * p.detach()
                 v.mul_(0.9).add_(decayed)
-                step = decayed + 0.9 * v if recipe.nesterov else v
+                step = decayed + 0.9 * v if schedule.nesterov else v
                 p.data -= (5 * rate if mine else rate) * step
         losses.append(total / IMAGES)
     return losses
@@ -208,32 +197,28 @@ def by_hand(model, terms, images, recipe):
 
 @pytest.mark.parametrize("settings", [{}, {"schedule": "steps", "milestones": (1,)}, {"nesterov": True}])
 def test_the_loop_is_the_textbooks(settings):
-    recipe = Recipe(epochs=3, learning_rate=0.1, weight_decay=0.01, **settings)
+    schedule = Schedule(epochs=3, learning_rate=0.1, weight_decay=0.01, **settings)
 
     def terms():
         return Objective(ce=(1.0, CrossEntropy()), centres=(0.1, Centres()))
 
     ours, our_terms, theirs, their_terms = net(), terms(), net(), terms()
-    record = quiet(ours, our_terms, loaders(), recipe)
-    losses = by_hand(theirs, their_terms, loaders(), recipe)
+    record = quiet(ours, our_terms, loaders(), schedule)
+    losses = by_hand(theirs, their_terms, loaders(), schedule)
     assert_same(weights(ours, our_terms), weights(theirs, their_terms), rtol=1e-3, atol=1e-4)
     assert [entry["train_loss"] for entry in record.history] == pytest.approx(losses, rel=1e-4)
     assert not torch.equal(our_terms.terms["centres"][1].centres, torch.zeros(CLASSES, 8))
-    rates = [recipe.learning_rate_at(epoch) for epoch in range(3)]
+    rates = [schedule.learning_rate_at(epoch) for epoch in range(3)]
     assert [entry["learning_rate"] for entry in record.history] == pytest.approx(rates)
 
 
-def test_the_record_holds_what_a_table_needs():
-    about = {"table": "mine", "net": "tiny"}
-    record = quiet(net(), objective(), loaders(), about=about)
-    told_by_the_caller = {"table", "row", "column", "preset", "data", "data_checksum", "net", "finished_at"}
-    for name in SCHEMA.keys() - told_by_the_caller:
-        assert isinstance(getattr(record, name), SCHEMA[name]), name
-    assert record.about == about
+def test_the_result_holds_what_a_record_needs():
+    record = quiet(net(), objective(), loaders())
+    assert isinstance(record, Result)
     assert record.finished
     assert (record.epochs_done, record.epochs_asked, record.seed, record.processes) == (3, 3, 0, 1)
     assert record.loader["images"] == IMAGES
-    assert record.recipe["learning_rate"] == 0.1
+    assert record.schedule["learning_rate"] == 0.1
     assert record.objective["cam"] == "step_at(start=1, value=0.3) * CAMLoss(p=1, detach_cam=False)"
     assert record.versions["torch"] == torch.__version__
     assert record.wall_seconds >= sum(entry["seconds"] for entry in record.history) > 0
@@ -333,10 +318,10 @@ def test_precision_and_layout(precision, channels_last, uninterrupted):
         assert out.maps[-1].dtype == getattr(torch, precision)
         assert out.maps[-1].is_contiguous(memory_format=torch.channels_last) == channels_last
 
-    recipe = dataclasses.replace(RECIPE, precision=precision, channels_last=channels_last)
+    schedule = dataclasses.replace(SCHEDULE, precision=precision, channels_last=channels_last)
     spy = Spy(look)
     model = net()
-    record = quiet(model, objective(spy=(1.0, spy)), loaders(), recipe)
+    record = quiet(model, objective(spy=(1.0, spy)), loaders(), schedule)
     assert spy.steps == 3 * STEPS
     assert record.precision == precision
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
@@ -357,8 +342,10 @@ def test_compiled_blocks_train_alike(monkeypatch):
     same = copy.deepcopy(model)
     plain = quiet(model, terms, loaders())
     assert graphs["unique_graphs"] == 0
-    compiled = quiet(same, terms, loaders(), dataclasses.replace(RECIPE, compile=True))
+    before = torch._functorch.config.donated_buffer, torch._dynamo.config.recompile_limit
+    compiled = quiet(same, terms, loaders(), dataclasses.replace(SCHEDULE, compile=True))
     assert graphs["unique_graphs"] >= 4  # the stem and three blocks
+    assert (torch._functorch.config.donated_buffer, torch._dynamo.config.recompile_limit) == before
     for ours, theirs in zip(compiled.history, plain.history, strict=True):
         assert ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-4)
         assert ours["test_loss"] == pytest.approx(theirs["test_loss"], rel=1e-4)
@@ -413,8 +400,8 @@ def test_top5_is_counted_among_five():
 )
 def test_a_hit_is_a_class_with_the_largest_share(row, right):
     logits, target = torch.tensor([[3.0, 2.0, 1.0, 0.0]]), torch.tensor([row])
-    assert train.hits(logits, target, 3).tolist() == [right]
-    assert train.hits(logits, target).tolist() == [right[:1]]
+    assert hits(logits, target, 3).tolist() == [right]
+    assert hits(logits, target).tolist() == [right[:1]]
 
 
 def test_the_rank_of_maps_is_a_mean_over_images_of_a_batch_that_is_not_full():
@@ -527,7 +514,7 @@ def test_all_checkpoints_damaged(tmp_path):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"recipe": dataclasses.replace(RECIPE, learning_rate=0.2)}, "recipe.learning_rate was 0.1, now 0.2"),
+        ({"schedule": dataclasses.replace(SCHEDULE, learning_rate=0.2)}, "schedule.learning_rate was 0.1, now 0.2"),
         ({"terms": Objective(ce=(1.0, CrossEntropy()))}, r"objective.cam was 'step_at.*CAMLoss.*', now None"),
         ({"terms": objective(more=(2.0, CAMLoss()))}, r"objective.more was None, now '2.0 \* CAMLoss"),
         ({"images": loaders(images=48)}, "loader.images was 50, now 48"),
@@ -545,7 +532,7 @@ def test_all_checkpoints_damaged(tmp_path):
 def test_a_checkpoint_of_another_run_is_refused(tmp_path, changed, message):
     quiet(net(), objective(), loaders(), out=tmp_path, time_limit=0.0)
     files = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    now = {"model": net(), "terms": objective(), "images": loaders(), "recipe": RECIPE} | changed
+    now = {"model": net(), "terms": objective(), "images": loaders(), "schedule": SCHEDULE} | changed
     with pytest.raises(ResumeError, match=message):
         quiet(**now, out=tmp_path)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == files
@@ -562,7 +549,7 @@ def test_other_test_images_make_another_run(tmp_path):
 
 def test_the_highest_use_of_memory_outlives_the_session(tmp_path, monkeypatch):
     used = iter([7_000_000, *[3_000_000] * 99])
-    monkeypatch.setattr(train.resource, "getrusage", lambda who: SimpleNamespace(ru_maxrss=next(used)))
+    monkeypatch.setattr(loop.resource, "getrusage", lambda who: SimpleNamespace(ru_maxrss=next(used)))
     first = quiet(net(), objective(), loaders(), out=tmp_path, time_limit=0.0)
     whole = quiet(net(), objective(), loaders(), out=tmp_path)
     assert next(used) == 3_000_000
@@ -575,12 +562,12 @@ def test_a_resumed_run_in_float16_goes_on_with_the_scale_that_it_had_found(tmp_p
         steep = Spy(lambda step, out, target, state: 500 * out.logits.float().square().mean())
         return Objective(ce=(1.0, CrossEntropy()), steep=(lambda state: float(state.epoch == 0), steep))
 
-    recipe = dataclasses.replace(RECIPE, precision="float16")
+    schedule = dataclasses.replace(SCHEDULE, precision="float16")
     model = net()
-    quiet(model, terms(), loaders(), recipe, out=tmp_path / "whole")
-    quiet(net(), terms(), loaders(), recipe, out=tmp_path / "parts", time_limit=0.0)
+    quiet(model, terms(), loaders(), schedule, out=tmp_path / "whole")
+    quiet(net(), terms(), loaders(), schedule, out=tmp_path / "parts", time_limit=0.0)
     resumed = net()
-    quiet(resumed, terms(), loaders(), recipe, out=tmp_path / "parts")
+    quiet(resumed, terms(), loaders(), schedule, out=tmp_path / "parts")
     whole, parts = (checkpoint.load_last(tmp_path / name)["scaler"] for name in ("whole", "parts"))
     assert parts == whole
     assert whole["scale"] < 2.0**16, "no step overflowed"
@@ -596,7 +583,7 @@ def test_a_weight_written_as_a_function_is_known_again(tmp_path):
 
 def test_starting_afresh_leaves_nothing_of_a_longer_run(tmp_path):
     quiet(net(), objective(), loaders(), out=tmp_path)
-    short = Recipe(epochs=1, learning_rate=0.05)
+    short = Schedule(epochs=1, learning_rate=0.05)
     quiet(net(), objective(), loaders(), short, out=tmp_path, resume="never", time_limit=0.0)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-0000-000001.pt"]
     model, alone = net(), net()
@@ -618,12 +605,12 @@ def test_starting_afresh_forgets_the_old_run_at_once(tmp_path):
 
 def test_a_record_says_so_when_a_run_went_on_with_something_else(tmp_path, monkeypatch):
     for commit in ("old", "old", "new", "new"):
-        monkeypatch.setattr(train, "commit", lambda commit=commit: commit)
+        monkeypatch.setattr(loop, "commit", lambda commit=commit: commit)
         record = quiet(net(), objective(), loaders(), out=tmp_path, time_limit=0.0)
     assert record.commit == "old, then new"
     assert record.versions["torch"] == torch.__version__
     quiet(net(), objective(), loaders(), out=tmp_path)
-    monkeypatch.setattr(train, "commit", lambda: "newest")
+    monkeypatch.setattr(loop, "commit", lambda: "newest")
     assert quiet(net(), objective(), loaders(), out=tmp_path).commit == "old, then new"
 
 
@@ -724,11 +711,11 @@ def live(folder, events_left):
         return wrapped
 
     if events_left:
-        train.SAVE_EVERY = 0.0  # a checkpoint after every step
+        loop.SAVE_EVERY = 0.0  # a checkpoint after every step
         os.fsync = dies_before(os.fsync, lambda file: os.ftruncate(file, os.fstat(file).st_size // 2))
         Path.replace = dies_before(Path.replace)
         Path.unlink = dies_before(Path.unlink)
-        train._Run.train_step = dies_before(train._Run.train_step)
+        loop._Run.train_step = dies_before(loop._Run.train_step)
         torch.optim.SGD.step = dies_before(torch.optim.SGD.step)
     model, terms = net(), objective()
     record = quiet(model, terms, loaders(), out=folder)
@@ -790,8 +777,8 @@ def run_a_cell(folder):
     images, _ = loaders()
     few = ImageSet(images.images, images.target.argmax(1), ("a", "b", "c", "d"))
     run.load = lambda *arguments: few
-    recipes.PRESETS["quick"] = lambda cell: dataclasses.replace(cell, net="resnet8", data="scenes").lasting(1)
-    command = ["run", "cam-table-1/resnet20/ce", "--preset", "quick", "--device", "cpu"]
+    presets.PRESETS["quick"] = lambda cell: dataclasses.replace(cell, net="resnet8", data="scenes").lasting(1)
+    command = ["run", "scenes/resnet8/ce", "--preset", "quick", "--device", "cpu"]
     return main([*command, "--out", str(folder)])
 
 
@@ -813,13 +800,13 @@ def worker(rank, ports, folder):
         record = quiet(model, terms, loaders(batch=ODD), out=folder / "run")
         results["equal"] = weights(model, terms), comparable(record)
         for _ in range(STEPS):  # looks, and so stops, fall at the end of an epoch, or after 50 steps
-            train.LOOK_EVERY = 2
+            loop.LOOK_EVERY = 2
             model, terms = without_statistics(), no_draws()
             record = quiet(model, terms, loaders(batch=ODD), out=folder / "stopped", time_limit=0.0)
         results["stopped"] = record.epochs_done
         record = quiet(model, terms, loaders(batch=ODD), out=folder / "stopped")
         results["resumed"] = weights(model, terms), comparable(record)
-        quiet(without_statistics(), Objective(ce=(1.0, CrossEntropy()), spy=(1.0, spy)), loaders(), RECIPE)
+        quiet(without_statistics(), Objective(ce=(1.0, CrossEntropy()), spy=(1.0, spy)), loaders(), SCHEDULE)
         results["seen"], results["drawn"] = torch.cat(seen), drawn
         model = net()
         record = quiet(model, objective(), loaders(), out=folder / "statistics")
@@ -917,7 +904,7 @@ def test_a_last_batch_smaller_than_the_processes_is_refused(both):
 
 def test_adam_is_torchs(monkeypatch):
     """Two steps by hand, with weight decay in the gradient."""
-    recipe = Recipe(epochs=1, learning_rate=1e-2, schedule="steps", optimizer="adam", weight_decay=0.1)
+    schedule = Schedule(epochs=1, learning_rate=1e-2, annealing="steps", optimizer="adam", weight_decay=0.1)
     images = loaders(images=2 * BATCH, augment=())
     mine, ours = observe(net()), observe(net())
     optimizer = torch.optim.Adam(mine.parameters(), lr=1e-2, weight_decay=0.1)
@@ -926,18 +913,18 @@ def test_adam_is_torchs(monkeypatch):
         optimizer.zero_grad()
         F.cross_entropy(mine(batch).logits, target).backward()
         optimizer.step()
-    quiet(ours, Objective(ce=(1.0, CrossEntropy())), images, recipe)
+    quiet(ours, Objective(ce=(1.0, CrossEntropy())), images, schedule)
     assert_same(ours.state_dict(), mine.state_dict(), rtol=1e-5, atol=1e-6)
 
 
 def test_a_schedule_in_steps_without_milestones_is_constant():
-    recipe = Recipe(epochs=9, learning_rate=0.3, schedule="steps")
-    assert {recipe.learning_rate_at(epoch) for epoch in range(9)} == {0.3}
+    schedule = Schedule(epochs=9, learning_rate=0.3, annealing="steps")
+    assert {schedule.learning_rate_at(epoch) for epoch in range(9)} == {0.3}
 
 
 @pytest.mark.parametrize(("every", "tested"), [(1, [0, 1, 2, 3, 4]), (2, [1, 3, 4]), (5, [4]), (99, [4])])
 def test_the_last_epoch_is_always_tested(every, tested):
-    record = quiet(net(), Objective(ce=(1.0, CrossEntropy())), loaders(), Recipe(epochs=5, test_every=every))
+    record = quiet(net(), Objective(ce=(1.0, CrossEntropy())), loaders(), Schedule(epochs=5, test_every=every))
     assert [epoch for epoch, entry in enumerate(record.history) if "test_accuracy" in entry] == tested
     assert all("train_accuracy" in entry for entry in record.history)
     assert record.metrics["accuracy"] == record.history[-1]["test_accuracy"]
@@ -965,7 +952,7 @@ def test_another_test_takes_the_place_of_evaluate():
 )
 def test_values_of_a_recipe_that_are_out_of_range(values, message):
     with pytest.raises(ValueError, match=message):
-        Recipe(epochs=1, **values)
+        Schedule(epochs=1, **values)
 
 
 def test_a_student_with_another_teacher_is_another_run(tmp_path):

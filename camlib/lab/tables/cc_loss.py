@@ -53,45 +53,55 @@ _PAPER = {  # in the order of _ROWS
     "fical": (98.22, 98.40, 74.98, 78.18, 89.70, 87.38),
     "cc": (98.32, 98.52, 75.49, 78.23, 91.46, 88.41),
 }
+_SPREAD = {  # of five runs, where the poster prints it
+    "gate": (0.02, 0.01, 0.02, 0.01, 0.03, 0.02),
+    "cc": (0.08, 0.09, 0.15, 0.07, 0.09, 0.06),
+}
 
 
 def _comparison(name: str, title: str, columns: tuple[str, ...]) -> Table:
     rows, entries = _ROWS | _OURS, {}
-    paper = {arm: dict(zip(_ROWS, _PAPER[arm], strict=True)) for arm in columns}  # ours have none
+    paper, spread = (
+        {arm: dict(zip(_ROWS, of.get(arm, ()), strict=False)) for arm in columns} for of in (_PAPER, _SPREAD)
+    )
     for row, (_, runs, metric) in rows.items():
         for arm in columns:
-            entries[row, arm] = Entry(f"{runs}/{arm}", paper[arm].get(row), metric)
+            entries[row, arm] = Entry(f"{runs}/{arm}", paper[arm].get(row), metric, spread=spread[arm].get(row))
     headings = {row: heading for row, (heading, *_) in rows.items()}
     return Table(name, title, headings, {arm: _HEADINGS[arm] for arm in columns}, entries, unit="accuracy %")
+
+
+def _measured(run: str, number: float | None = None, spread: float | None = None) -> Entry:
+    return Entry(run, number, spread=spread)
 
 
 def _table_3() -> Table:
     """λ = 0 is the gate alone, which stands beside every row. The paper ran both sweeps on VGG-16."""
     rows, entries = {}, {}
-    lambdas = {  # λ -> the paper's numbers, by row of the other tables
-        0.5: {"mnist_vgg16": 98.04, "cifar100_vgg16": 75.12, "cars196_vgg16": 89.53},
-        1.0: {"mnist_vgg16": 98.32, "cifar100_vgg16": 75.49, "cars196_vgg16": 91.46},
-        1.5: {"mnist_vgg16": 97.95, "cifar100_vgg16": 75.04, "cars196_vgg16": 89.42},
-        2.0: {"mnist_vgg16": 97.53, "cifar100_vgg16": 74.32, "cars196_vgg16": 87.84},
+    lambdas = {  # λ -> the paper's numbers and their spread, by row of the other tables
+        0.5: {"mnist_vgg16": (98.04, 0.05), "cifar100_vgg16": (75.12, 0.03), "cars196_vgg16": (89.53, 0.07)},
+        1.0: {"mnist_vgg16": (98.32, 0.08), "cifar100_vgg16": (75.49, 0.15), "cars196_vgg16": (91.46, 0.09)},
+        1.5: {"mnist_vgg16": (97.95, 0.06), "cifar100_vgg16": (75.04, 0.09), "cars196_vgg16": (89.42, 0.05)},
+        2.0: {"mnist_vgg16": (97.53, 0.03), "cifar100_vgg16": (74.32, 0.12), "cars196_vgg16": (87.84, 0.02)},
     }
     batches = {
-        8: {"cifar100_vgg16": 74.9, "cars196_vgg16": 91.3},
-        16: {"cifar100_vgg16": 75.3, "cars196_vgg16": 91.5},
-        32: {"cifar100_vgg16": 75.5, "cars196_vgg16": 91.3},
-        64: {"cifar100_vgg16": 75.1, "cars196_vgg16": 90.6},
-        128: {"cifar100_vgg16": 74.5, "cars196_vgg16": 89.9},
+        8: {"cifar100_vgg16": (74.9, 0.12), "cars196_vgg16": (91.3, 0.12)},
+        16: {"cifar100_vgg16": (75.3, 0.07), "cars196_vgg16": (91.5, 0.09)},
+        32: {"cifar100_vgg16": (75.5, 0.15), "cars196_vgg16": (91.3, 0.16)},
+        64: {"cifar100_vgg16": (75.1, 0.14), "cars196_vgg16": (90.6, 0.18)},
+        128: {"cifar100_vgg16": (74.5, 0.14), "cars196_vgg16": (89.9, 0.15)},
     }
     usual_batch = {"cifar100_vgg16": 32, "cars196_vgg16": 16, "mnist_vgg8_slim": 32}
-    gates = dict(zip(_ROWS, _PAPER["gate"], strict=True))
+    gates = dict(zip(_ROWS, zip(_PAPER["gate"], _SPREAD["gate"], strict=True), strict=True))
     everything = _ROWS | _OURS
     for base in ("mnist_vgg16", "cifar100_vgg16", "cars196_vgg16", "mnist_vgg8_slim", "cifar100_resnet20"):
         heading, runs, _ = everything[base]
         for weight, numbers in lambdas.items():
             row = f"{base}_lambda_{weight}"
             rows[row] = f"{heading}, λ = {weight}"
-            entries[row, "gate"] = Entry(f"{runs}/gate", gates.get(base))
             arm = "cc" if weight == 1 else f"cc_lambda_{weight}"
-            entries[row, "cc"] = Entry(f"{runs}/{arm}", numbers.get(base))
+            entries[row, "gate"] = _measured(f"{runs}/gate", *gates.get(base, ()))
+            entries[row, "cc"] = _measured(f"{runs}/{arm}", *numbers.get(base, ()))
     for base, usual in usual_batch.items():
         heading, runs, _ = everything[base]
         setting, net = runs.split("/")
@@ -100,7 +110,7 @@ def _table_3() -> Table:
             rows[row] = f"{heading}, batch {size}"
             start = runs if size == usual else f"{setting}_batch_{size}/{net}"
             entries[row, "gate"] = Entry(f"{start}/gate")
-            entries[row, "cc"] = Entry(f"{start}/cc", numbers.get(base))
+            entries[row, "cc"] = _measured(f"{start}/cc", *numbers.get(base, ()))
     columns = {arm: _HEADINGS[arm] for arm in ("gate", "cc")}
     title = "CC-Loss, Table 3: λ and batch size, accuracy"
     return Table("cc-table-3", title, rows, columns, entries, unit="accuracy %", baseline="gate")

@@ -1,0 +1,132 @@
+"""Photos of one's own: what is shown of them, and what is said of photos, nets and weights that do not fit."""
+
+import pytest
+import torch
+import torchvision
+from PIL import Image
+from torch import nn
+
+from camlib import look
+from camlib.__main__ import main
+from camlib.maps import cam, grad_cam
+from camlib.models import create
+from camlib.names import UnknownName
+from camlib.observe import NotObservable, observe
+from camlib.target import one_hot
+
+K = 7
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    generator = torch.Generator().manual_seed(0)
+    for name, size in (("wide.jpg", (90, 60)), ("high.png", (50, 80)), ("grey.png", (64, 64))):
+        pixels = torch.randint(256, (size[1], size[0], 3), dtype=torch.uint8, generator=generator)
+        Image.fromarray(pixels.numpy()).convert("L" if name == "grey.png" else "RGB").save(folder / name)
+    return [folder / name for name in ("wide.jpg", "high.png", "grey.png")]
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "resnet8.pt"
+    torch.save(create("resnet8", K).state_dict(), path)
+    return path
+
+
+def test_the_likeliest_classes_and_their_maps(photos, file):
+    net = look.net("resnet8", file)
+    pixels = look.read(photos, net)
+    assert pixels.shape == (3, 3, 32, 32)
+    numbers, probabilities, maps = look.maps_of_likeliest(net, pixels)
+    model = create("resnet8", K)
+    model.load_state_dict(torch.load(file, weights_only=True))
+    mean, std = (torch.tensor(values)[:, None, None] for values in look.IMAGENET)
+    out = observe(model.eval())((pixels / 255 - mean) / std)
+    expected = out.logits.softmax(1).sort(1, descending=True)
+    assert torch.equal(numbers, expected.indices[:, :5])
+    torch.testing.assert_close(probabilities, expected.values[:, :5].detach())
+    third = one_hot(numbers[:, 2], K)
+    torch.testing.assert_close(maps[:, 2], cam(out.maps[-1], out.weight, third).detach())
+    _, _, by_gradient = look.maps_of_likeliest(net, pixels, "grad_cam")
+    torch.testing.assert_close(by_gradient[:, 2], grad_cam(out.logits, out.maps[-1], third).detach())
+    inner = look.net("resnet8", file, layer="layer1")
+    _, _, maps = look.maps_of_likeliest(inner, pixels, "grad_cam", count=2)
+    assert maps.shape == (3, 2, 32, 32)
+    first = one_hot(numbers[:, 0], K)
+    torch.testing.assert_close(maps[:, 0], grad_cam(out.logits, out.maps[0], first).detach())
+
+
+def test_photos_are_cut_to_their_middle(tmp_path):
+    picture = Image.new("RGB", (300, 100), (0, 0, 0))
+    picture.paste((255, 255, 255), (100, 0, 200, 100))
+    picture.save(tmp_path / "middle.png")
+    net = look.Net(observe(create("resnet8", K).eval()), tuple("abcdefg"), 100, 100, *look.IMAGENET)
+    assert look.read([tmp_path / "middle.png"], net).min() == 255
+
+
+def test_the_command_writes_a_picture(photos, file, tmp_path, capsys):
+    names = tmp_path / "names.txt"
+    names.write_text("".join(f"kind {k}\n" for k in range(K)))
+    out = tmp_path / "seen.png"
+    arguments = ["--model", "resnet8", "--weights", str(file), "--classes", str(names), "--out", str(out)]
+    assert main(["look", *map(str, photos), *arguments, "--device", "cpu"]) == 0
+    assert Image.open(out).width > Image.open(out).height
+    said = capsys.readouterr().out
+    assert said.count("kind ") == 5 * len(photos)
+    assert str(out) in said
+    assert [path.name for path in tmp_path.iterdir()].count("seen.png.part") == 0
+
+
+def test_what_does_not_fit_is_answered_in_one_line(photos, file, tmp_path, capsys):
+    no_photo, nothing = tmp_path / "notes.jpg", tmp_path / "nothing.jpg"
+    no_photo.write_text("not a photo")
+    (tmp_path / "names.txt").write_text("one\ntwo\n")
+    code = tmp_path / "code.pt"
+    torch.save(nn.Linear(2, 2), code)
+    alone = tmp_path / "alone.pt"
+    torch.save({"bias": torch.zeros(3)}, alone)
+    fits = ["--model", "resnet8", "--weights", str(file)]
+    for arguments, says in (
+        ([no_photo, *fits], f"{no_photo} is no picture that can be read"),
+        ([nothing, *fits], f"{nothing} cannot be read"),
+        ([photos[0], *fits, "--kind", "gradcam"], "gradcam"),
+        ([photos[0], *fits, "--layer", "layer9"], "no stage 'layer9'"),
+        ([photos[0], *fits, "--layer", "layer1"], "a CAM is made of the maps that are averaged, not of layer1"),
+        ([photos[0], *fits, "--classes", tmp_path / "names.txt"], "2 names of classes, but resnet8 has 7 classes"),
+        ([photos[0], *fits, "--size", "4"], "4 pixels leave a map of 1 × 1: the net's stride needs larger pictures"),
+        ([photos[0], *fits, "--out", tmp_path / "seen.doc"], "seen.doc ends in no kind of picture"),
+        ([photos[0], *fits, "--out", tmp_path / "no" / "seen.png"], "seen.png"),
+        ([photos[0], "--model", "resnet8"], "resnet8 is a net of camlib.models, whose weights nobody publishes"),
+        ([photos[0], "--model", "resnet9"], "resnet9"),
+        ([photos[0], "--model", "resnet8", "--weights", nothing], "No such file"),
+        ([photos[0], "--model", "resnet8", "--weights", no_photo], "cannot be read as weights"),
+        ([photos[0], "--model", "resnet8", "--weights", code], "cannot be read as weights"),
+        ([photos[0], "--model", "resnet8", "--weights", alone], "hold no matrix"),
+        (
+            [photos[0], "--model", "resnet14", "--weights", file],
+            "'layer1.1.conv1.weight' is nothing in it and (16, 1",
+        ),
+        ([photos[0], "--model", "vgg11", "--weights", file], "belongs to another net"),
+    ):
+        assert main(["look", *map(str, arguments), "--device", "cpu"]) == 2, arguments
+        error = capsys.readouterr().err
+        assert says in error, arguments
+        assert error.count("\n") == 1, arguments
+
+
+def test_a_net_of_torchvision_with_a_file(photos, tmp_path):
+    torch.save(torchvision.models.shufflenet_v2_x0_5(num_classes=K).state_dict(), tmp_path / "weights.pt")
+    net = look.net("shufflenet_v2_x0_5", tmp_path / "weights.pt", size=64)
+    assert (net.size, net.resize) == (64, 73)
+    numbers, _, maps = look.maps_of_likeliest(net, look.read(photos, net), "channel_weighted", count=3)
+    assert numbers.shape == (3, 3)
+    assert maps.shape == (3, 3, 2, 2)
+
+
+def test_errors_keep_their_kind(photos, file):
+    with pytest.raises(UnknownName):
+        look.maps_of_likeliest(look.net("resnet8", file), torch.zeros(1, 3, 32, 32, dtype=torch.uint8), "none")
+    with pytest.raises(NotObservable):
+        look.net("resnet8", file, layer="layer9")
