@@ -32,7 +32,7 @@ help:
 	@echo 'make lock          compile requirements*.txt anew'
 	@echo 'make address URL=https://github.com/…   write the public address wherever it is needed'
 	@echo 'make clean         remove what was built, keep .venv'
-	@echo 'PRESET=quick|short|colab|paper chooses sizes and lengths; PY=python3.12 the Python of .venv'
+	@echo 'PRESET=quick|short|paper chooses sizes and lengths; PY=python3.12 the Python of .venv'
 
 setup: $(V)/.done
 $(V)/.done: requirements.txt pyproject.toml
