@@ -159,7 +159,8 @@ def figure(net: Net, photos: Sequence[Path], kind: str = "cam") -> tuple[Figure,
         for row in zip(numbers.tolist(), probabilities.tolist(), strict=True)
     ]
     labels = [Path(path).stem[:16] for path in photos]
-    return plots.class_maps(images, maps.cpu(), headings, labels, [None] * len(labels))
+    picture, text = plots.class_maps(images, maps.cpu(), headings, labels, [None] * len(labels))
+    return picture, text.replace("\n", " ")
 
 
 def save(picture: Figure, path: Path) -> None:

@@ -72,7 +72,8 @@ def test_the_command_writes_a_picture(photos, file, tmp_path, capsys):
     out = tmp_path / "seen.png"
     arguments = ["--model", "resnet8", "--weights", str(file), "--classes", str(names), "--out", str(out)]
     assert main(["look", *map(str, photos), *arguments, "--device", "cpu"]) == 0
-    assert Image.open(out).width > Image.open(out).height
+    with Image.open(out) as picture:
+        assert picture.width > picture.height
     said = capsys.readouterr().out
     assert said.count("kind ") == 5 * len(photos)
     assert str(out) in said
