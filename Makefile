@@ -17,13 +17,14 @@ SINGLE := OMP_NUM_THREADS=1
 COMPILE := $(B)/uv pip compile -q --universal --python-version 3.11 --no-annotate --no-header
 
 .NOTPARALLEL:
-.PHONY: help setup book execute html test lint format unit pages test-page test-oracles bench lock address clean
+.PHONY: help setup book execute html test lint format unit pages test-page test-oracles test-ray bench lock address clean
 
 help:
 	@echo 'make book          set up, execute the notebooks, build the HTML'
 	@echo 'make test          lint, unit tests, notebooks, HTML, checks of the pages'
 	@echo 'make test-page     checks of every page in a browser (Chromium; CHROMIUM=/path/to/it)'
 	@echo 'make test-oracles  comparisons with other libraries (installs them)'
+	@echo 'make test-ray      a plan on a local Ray cluster (installs Ray)'
 	@echo 'make bench         speed and memory, as ratios'
 	@echo 'make format        format the code, strip outputs from the notebooks'
 	@echo 'make lock          compile requirements*.txt anew'
@@ -76,6 +77,12 @@ test-oracles: $(V)/.oracles
 	$(SINGLE) $(B)/python -m pytest tests/oracles
 $(V)/.oracles: $(V)/.done requirements-oracles.txt
 	$(B)/uv pip install -q --python $(B)/python --no-deps -r requirements-oracles.txt
+	touch $@
+
+test-ray: $(V)/.ray
+	$(SINGLE) $(B)/python -m pytest tests/cluster
+$(V)/.ray: $(V)/.done
+	$(B)/uv pip install -q --python $(B)/python --editable '.[ray]'
 	touch $@
 
 bench: setup
