@@ -17,7 +17,7 @@ SINGLE := OMP_NUM_THREADS=1
 COMPILE := $(B)/uv pip compile -q --universal --python-version 3.11 --no-annotate --no-header
 
 .NOTPARALLEL:
-.PHONY: help setup book execute html test lint format unit pages course test-page test-oracles test-course test-versions bench lock address clean
+.PHONY: help setup book execute html test lint format unit pages course test-page test-oracles test-course test-versions test-ray bench lock address clean
 
 help:
 	@echo 'make book          set up, execute the notebooks, build the HTML'
@@ -27,6 +27,7 @@ help:
 	@echo 'make course        add the grader of the course kit (python -m course)'
 	@echo 'make test-course   the course kit, with its grader'
 	@echo 'make test-versions the wheel with the oldest declared versions, and with those Colab ships'
+	@echo 'make test-ray      a plan on a local Ray cluster (installs Ray)'
 	@echo 'make bench         speed and memory, as ratios'
 	@echo 'make format        format the code, strip outputs from the notebooks'
 	@echo 'make lock          compile requirements*.txt anew'
@@ -92,6 +93,12 @@ test-course: course
 # Each environment takes some 6 GB below build/versions while it is used.
 test-versions: setup
 	$(B)/python tests/versions.py oldest colab
+
+test-ray: $(V)/.ray
+	$(SINGLE) $(B)/python -m pytest tests/cluster
+$(V)/.ray: $(V)/.done
+	$(B)/uv pip install -q --python $(B)/python --editable '.[ray]'
+	touch $@
 
 bench: setup
 	@set -e; for f in $(filter-out benchmarks/timing.py,$(wildcard benchmarks/*.py)); do echo "== $$f"; $(B)/python $$f; done

@@ -1,11 +1,13 @@
 """The command line: python -m camlib list | run | table | plan | data | look | doctor."""
 
 import argparse
+import importlib
 import math
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import torch
 
@@ -146,7 +148,8 @@ def _plan(arguments: argparse.Namespace) -> int:
     device = arguments.device or _device("cuda" if torch.cuda.is_available() else "cpu")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     side_by_side = arguments.jobs or (cores if device.type == "cpu" else 1)
-    torch.set_num_threads(max(1, cores // side_by_side))
+    threads = max(1, cores // side_by_side)
+    torch.set_num_threads(threads)
     if arguments.wanted == bool(arguments.what):
         raise UnknownName("say what to plan: tables, rows, runs or globs, or --wanted for the book's own list")
     if arguments.wanted:
@@ -160,14 +163,19 @@ def _plan(arguments: argparse.Namespace) -> int:
         jobs = plan.shard(jobs, *arguments.shard)
     if not arguments.train:
         return _show_plan(jobs, device, side_by_side, arguments, (None, folder))
-    options = ["--out", str(arguments.out), "--records", str(folder), "--device", str(device)]
-    for name in ("data", "weights"):
-        if getattr(arguments, name):
-            options += [f"--{name}", str(getattr(arguments, name))]
+    folders = {"out": arguments.out, "records": folder, "data": arguments.data, "weights": arguments.weights}
+    options = ["--device", str(device)]
+    for name, given in folders.items():  # absolute: a cluster's node has another working folder
+        options += [f"--{name}", str(given.absolute())] if given else []
     _check_writable(arguments.out)
     limit = arguments.time_limit
     try:
-        outcome = workers.train(jobs, options, arguments.out, side_by_side, torch.get_num_threads(), limit)
+        if arguments.on == "ray":
+            outcome = _on_ray().train(
+                jobs, options, arguments.out.absolute(), threads, int(device.type == "cuda"), limit
+            )
+        else:
+            outcome = workers.train(jobs, options, arguments.out, side_by_side, threads, limit)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoints", file=sys.stderr)
         return 130
@@ -178,6 +186,15 @@ def _plan(arguments: argparse.Namespace) -> int:
     for failed, why in outcome.failed.items():
         print(f"  {failed.path}: {why}\n    see {arguments.out / failed.path / 'log.txt'}; again: {failed.command}")
     return 1 if outcome.failed else 0
+
+
+def _on_ray() -> ModuleType:
+    try:
+        return importlib.import_module("camlib.lab.on_ray")
+    except ModuleNotFoundError as error:
+        if error.name != "ray":
+            raise
+        raise OSError("Ray is not installed: pip install 'camlib[ray]'") from error
 
 
 def _show_plan(
@@ -345,6 +362,7 @@ def _parser() -> argparse.ArgumentParser:
     plan_.add_argument("--preset", default="paper", help=f"one of {presets} (default: paper)")
     plan_.add_argument("--run", dest="train", action="store_true", help="train what is left")
     plan_.add_argument("--jobs", type=_number_from_0(int), metavar="N", help="runs side by side (default: one a core)")
+    plan_.add_argument("--on", choices=["ray"], help="train on a Ray cluster, that of RAY_ADDRESS or a local one")
     plan_.add_argument("--shard", type=_shard, metavar="I/N", help="part I of N, for a scheduler's job array")
 
     for trains in (run_, plan_):

@@ -119,8 +119,9 @@ def _measure(run: Run, device: str, threads: int) -> tuple[float, float]:
 
 def _disk(experiment: Experiment) -> int:
     """Two checkpoints, each with weights and what the optimiser keeps of them."""
+    classes = _shape(experiment)["classes"]
     with torch.device("meta"):
-        model = experiment.model(_shape(experiment)["classes"])
+        model = experiment.model(classes)
     copies = 2 if experiment.schedule.optimizer == "sgd" else 3
     return 2 * copies * 4 * sum(parameter.numel() for parameter in model.parameters())
 

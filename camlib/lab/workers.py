@@ -54,6 +54,14 @@ class Worker:
                     self.last = said[-1].decode(errors="replace").strip()
                     self.bar.set_description_str(f"{self.run.path}: {self.last}")
 
+    def close(self) -> int:
+        """The exit code, once everything that the process said is kept."""
+        code = self.process.wait()
+        self.reader.join()
+        self.process.stdout.close()
+        self.bar.close()
+        return code
+
 
 @dataclass
 class Outcome:
@@ -132,9 +140,7 @@ def train(
             for worker in [worker for worker in working if worker.process.poll() is not None]:
                 working.remove(worker)
                 places.append(worker.place)
-                code = worker.process.returncode
-                worker.reader.join()
-                worker.bar.close()
+                code = worker.close()
                 if code == OUT_OF_MEMORY and side_by_side > 1:
                     side_by_side = max(1, len(working))
                     tqdm.write(f"{worker.run.path}: out of memory, tried again beside {side_by_side - 1} others")
@@ -152,8 +158,7 @@ def train(
         for worker in working:  # this process was interrupted: they stop at their last checkpoint
             worker.process.terminate()
         for worker in working:
-            worker.process.wait()
-            worker.bar.close()
+            worker.close()
         total.close()
     outcome.waiting = [job.run for job in waiting]
     return outcome
