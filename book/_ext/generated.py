@@ -540,8 +540,8 @@ def found(srcdir):
         "No paper claims anything about this test, so nothing here speaks for or against one.",
         "",
     ]
-    shifted = shifts()
-    shifted = shifted[shifted["table"] == "compare"]
+    shifted = verdict.by_protocol(TABLES["compare"], rows="_grounds?$")
+    shifted = shifted[shifted["n"] > 0].assign(table="compare")
     for line in shifted.itertuples():
         lines.append(f"- {sentence(line, TABLES['compare'].baseline)}")
     if shifted.empty:

@@ -489,7 +489,7 @@ def measurement(line, table: Table, against: str) -> str:
         "under our own shift of the test images" if verdict.shifted(line.row) else "on images like the training images"
     )
     return (
-        f"{table.rows[line.row]}: {table.columns[line.column]} {gain} than {against} "
+        f"{table.rows[line.row]}: {table.columns[line.column]}, {table.unit.removesuffix(' %')} {gain} than {against} "
         f"({'mean and 95 % interval' if enough else 'mean'}, {pairs}{few}; {data}, {test}, {line.preset} protocol)."
     )
 
