@@ -323,7 +323,5 @@ def test_gradient_maps_need_gradients(maps, weight, gradient_map):
 
 @pytest.mark.parametrize("kind", ["gradcam", "grad_cam++", ""])
 def test_attention_of_an_unknown_kind_is_refused(maps, kind):
-    with pytest.raises(
-        UnknownName, match=f"no kind of attention is called '{re.escape(kind)}'; .*grad_cam"
-    ):
+    with pytest.raises(UnknownName, match=f"no kind of attention is called '{re.escape(kind)}'; .*grad_cam"):
         attend(kind, maps, maps)

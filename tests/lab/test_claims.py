@@ -145,8 +145,8 @@ def test_an_answer_says_what_the_paper_says_what_was_measured_and_what_is_open(t
     )
     first, second = answer.measured
     assert first == (
-        "ResNet-56: CAM-loss, error 1.00 points higher than CE loss (mean, 1 pair of seeds, fewer than the 5 from which "
-        "anything follows; CIFAR-100, on images like the training images, paper protocol)."
+        "ResNet-56: CAM-loss, error 1.00 points higher than CE loss (mean, 1 pair of seeds, fewer than the 5 from "
+        "which anything follows; CIFAR-100, on images like the training images, paper protocol)."
     )
     assert second == (
         "ResNet-20 (not in the paper): CAM-loss, error 0.60 ± 0.68 points lower than CE loss (mean and 95 % interval, "

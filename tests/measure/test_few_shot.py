@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from camlib import observe
-from camlib.measure import few_shot
 from camlib.data import Loader
+from camlib.measure import few_shot
 from camlib.measure.few_shot import FewShot, accuracies, episodes, fine_tune
 from camlib.models import CosineHead, create
 

@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from PIL import Image
 
 from camlib import models, observe
-from camlib.measure import segmentation
 from camlib.attention import KINDS, attention
 from camlib.data import Loader, load
 from camlib.data.datasets import DataError, FileSet
 from camlib.data.stream import StreamLoader
+from camlib.measure import segmentation
 from camlib.measure.segmentation import (
     WeakSegmentation,
     attention_scores,
