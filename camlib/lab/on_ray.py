@@ -37,7 +37,8 @@ def train(
         threads, gpus: what each run asks the cluster for.
         camlib: what makes Python start camlib's command line.
     """
-    ray.init(ignore_reinit_error=True, log_to_driver=False)
+    if not ray.is_initialized():
+        ray.init(log_to_driver=False)
     until = float("inf") if time_limit is None else time.time() + time_limit
     task = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=0)(_train)
     outcome = Outcome(done=[job.run for job in jobs if job.state == "done"])
