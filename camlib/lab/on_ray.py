@@ -37,15 +37,17 @@ def train(
         threads, gpus: what each run asks the cluster for.
         camlib: what makes Python start camlib's command line.
     """
-    ray.init(ignore_reinit_error=True, log_to_driver=False)
+    if not ray.is_initialized():
+        ray.init(log_to_driver=False)
     until = float("inf") if time_limit is None else time.time() + time_limit
-    task = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=0)(_train)
+    task = _task(threads, gpus, until)
     outcome = Outcome(done=[job.run for job in jobs if job.state == "done"])
     tasks, runs = {}, {}
     for job in jobs:  # what a run needs stands before it
         if job.state != "done":
             before = [tasks[other] for other in job.needs if other in tasks]
-            tasks[job.run] = task.remote(job, [*options], str(out), threads, until, [*camlib], *before)
+            log = out / job.run.path / "log.txt"
+            tasks[job.run] = task.remote([*camlib, *command(job, options)], log, *before)
             runs[tasks[job.run]] = job.run
     left = list(runs)
     while left:
@@ -61,24 +63,26 @@ def train(
     return outcome
 
 
-def _train(
-    job: Job, options: list[str], out: str, threads: int, until: float, camlib: list[str], *before: tuple[str, str]
-) -> tuple[str, str]:
-    """A task: what became of the run, and the last line that it said; none if it was not begun."""
-    if any(state == LOST for state, _ in before):
-        return LOST, "what it needs has failed"
-    seconds = until - time.time()
-    if seconds <= 0 or any(state == STOPPED for state, _ in before):
-        return STOPPED, ""
-    log = Path(out) / job.run.path / "log.txt"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as said:
-        code = subprocess.run(
-            [sys.executable, *camlib, *command(job, options, seconds)],
-            stdout=said,
-            stderr=subprocess.STDOUT,
-            env=os.environ | {"OMP_NUM_THREADS": str(threads)},
-            check=False,
-        ).returncode
-    last = log.read_text(errors="replace").replace("\r", "\n").strip().rpartition("\n")[2]
-    return (STOPPED if last.startswith("stopped") else "done") if code == 0 else LOST, last
+def _task(threads: int, gpus: float, until: float) -> ray.remote_function.RemoteFunction:
+    """A task tells what became of its run, and the last line that the run said; none if it was not begun.
+
+    A function in a function goes to the nodes as it is: their processes need not import camlib and torch for it.
+    """
+
+    @ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=0)
+    def train(arguments: list[str], log: Path, *before: tuple[str, str]) -> tuple[str, str]:
+        if any(state == LOST for state, _ in before):
+            return LOST, "what it needs has failed"
+        seconds = until - time.time()
+        if seconds <= 0 or any(state == STOPPED for state, _ in before):
+            return STOPPED, ""
+        limit = ["--time-limit", str(seconds)] if seconds < float("inf") else []
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as said:
+            started = [sys.executable, *arguments, *limit]
+            code = subprocess.run(started, stdout=said, stderr=said, env=environment, check=False).returncode
+        last = log.read_text(errors="replace").replace("\r", "\n").strip().rpartition("\n")[2]
+        return (STOPPED if last.startswith("stopped") else "done") if code == 0 else LOST, last
+
+    return train
