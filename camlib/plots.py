@@ -3,6 +3,7 @@
 import itertools
 import math
 import re
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -271,7 +272,7 @@ def intervals(table: Table, judged: pandas.DataFrame, baseline: str | None = Non
     judged = judged.assign(shifted=judged["row"].map(shifted)).sort_values("shifted", kind="stable")
     methods = list(dict.fromkeys(judged["column"]))
     several, others = len(methods) > 1, dict(zip(methods, colours(methods), strict=True))
-    figure, axis = pyplot.subplots(figsize=(7.2, 0.27 * len(judged) + 1.0))
+    figure, axis = pyplot.subplots(figsize=(7.2, 0.34 * len(judged) + 1.0))
     texts, names = [], []
     for y, line in enumerate(judged.itertuples()):
         parts = [table.rows[line.row], *([table.columns[line.column]] if several else [])]
@@ -298,7 +299,8 @@ def intervals(table: Table, judged: pandas.DataFrame, baseline: str | None = Non
     if 0 < fair < len(judged):
         axis.axhline(fair - 0.5, color="black", linewidth=0.8)
     axis.axvline(0, color="black", linewidth=0.8)
-    axis.set_yticks(range(len(judged)), names, fontsize=8)
+    # Unwrapped, long names leave no room for the axes.
+    axis.set_yticks(range(len(judged)), [textwrap.fill(name, 60) for name in names], fontsize=8)
     for label, n in zip(axis.get_yticklabels(), judged["n"], strict=True):
         label.set_color("black" if n else "0.45")
     axis.set_ylim(len(judged) - 0.5, -0.5)
