@@ -149,8 +149,8 @@ def test_an_answer_says_what_the_paper_says_what_was_measured_and_what_is_open(t
         "anything follows; CIFAR-100, on images like the training images, paper protocol)."
     )
     assert second == (
-        "ResNet-20 (not in the paper): CAM-loss, error 0.60 ± 0.68 points lower than CE loss (mean and 95 % interval, "
-        "5 pairs of seeds; CIFAR-100, on images like the training images, short protocol)."
+        "ResNet-20 (not in the paper): CAM-loss, error 0.60 ± 0.68 points lower than CE loss (mean and 95 % "
+        "interval, 5 pairs of seeds; CIFAR-100, on images like the training images, short protocol)."
     )
     assert answer.still_open == (
         "Of the 18 runs behind this table 14 have no record, 2 have been run by the short protocol only, 2 have fewer "
