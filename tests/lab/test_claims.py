@@ -145,7 +145,8 @@ def test_an_answer_says_what_the_paper_says_what_was_measured_and_what_is_open(t
     )
     first, second = answer.measured
     assert first == (
-        "ResNet-56: CAM-loss, error 1.00 points higher than CE loss (mean, 1 pair of seeds, fewer than the 5 from which "
+        "ResNet-56: CAM-loss, error 1.00 points higher "
+        "than CE loss (mean, 1 pair of seeds, fewer than the 5 from which "
         "anything follows; CIFAR-100, on images like the training images, paper protocol)."
     )
     assert second == (
