@@ -307,6 +307,8 @@ def intervals(table: Table, judged: pandas.DataFrame, baseline: str | None = Non
     axis.grid(axis="x", alpha=0.3)
     what, against = table.unit.removesuffix(" %"), table.columns[baseline or table.baseline]
     axis.set_xlabel(f"gain over {against}, points of {what} (right: better)")
+    # The names stand beside the axis, which keeps its width however long they are.
+    figure.set_figwidth(4.8 + 0.065 * max(map(len, names)))
     figure.tight_layout()
     return figure, f"Gains over {against} in points of {what}, positive is better. {'; '.join(texts)}."
 
