@@ -15,7 +15,8 @@ from camlib.lab.runs import RUNS
 from camlib.lab.tables import TABLES
 from camlib.models.heads import CosineHead
 
-SHEETS = {path.stem: tomllib.loads(path.read_text()) for path in Path(__file__).with_name("sheets").glob("*.toml")}
+PATHS = sorted(Path(__file__).with_name("sheets").glob("*.toml"))
+SHEETS = {path.stem: tomllib.loads(path.read_text()) for path in PATHS}
 VOC = SHEETS["icasc-table-8"]
 for _name, _numbers in VOC["appendix_table_2"].items():
     VOC["columns"][_name] = {}
@@ -121,7 +122,7 @@ def cells():
     """Every number of the sheets that our tables can hold: (table, row, column, row of ours, column of ours)."""
     for table, (rows, columns) in PLACES.items():
         for row, told in SHEETS[table]["rows"].items():
-            for column in columns.keys() & told:
+            for column in filter(told.__contains__, columns):
                 found = rows[row]
                 for part in columns[column].split("|"):
                     found = found.replace("*", part if "*" in rows[row] else "", 1)
