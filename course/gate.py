@@ -238,7 +238,7 @@ class _Rules(ast.NodeVisitor):
         chain = node
         while isinstance(chain, ast.Attribute):
             owner = chain.value.id if isinstance(chain.value, ast.Name) else ""
-            if chain.attr.startswith("__") or (chain.attr.startswith("_") and owner != "self"):
+            if chain.attr.startswith("_") and chain.attr not in SPECIAL and (owner != "self" or chain.attr[:2] == "__"):
                 raise Refusal(f"reaches into {ast.unparse(chain)}")
             self._attribute(chain.attr)
             chain = chain.value

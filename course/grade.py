@@ -24,6 +24,9 @@ BYTES = 50 * 2**20  # of a notebook's file
 CANVAS = re.compile(r"(?P<student>[^_]+)_(?:late_)?(?P<id>\d+)_\d+_", re.IGNORECASE)
 MOODLE = re.compile(r"(?P<student>.+?)_(?P<id>\d+)_assignsubmission_")
 
+# nbformat lets pass whatever is wrong inside of the JSON, so that any of these may come of a broken notebook.
+BROKEN = (nbformat.ValidationError, OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
+
 
 class Refused(Exception):
     """A submission that cannot be graded; the message says why."""
@@ -158,11 +161,9 @@ def read(entry: Path) -> nbformat.NotebookNode:
     try:
         notebook = nbformat.reads(entry.read_bytes().decode("utf-8-sig"), as_version=4)
         sources = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
-    # nbformat lets pass whatever is wrong inside of the JSON, so that any of these may come of it.
-    except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
-        raise Refused(f"it cannot be read as a notebook ({type(error).__name__}: {str(error)[:120]})") from error
-    except nbformat.validator.NotebookValidationError as error:
-        raise Refused(f"it cannot be read as a notebook ({str(error)[:120]})") from error
+    except BROKEN as error:
+        said = str(error).partition("\n")[0][:160]
+        raise Refused(f"it cannot be read as a notebook ({type(error).__name__}: {said})") from error
     if not all(isinstance(source, str) for source in sources):
         raise Refused("it cannot be read as a notebook (a cell's source is no text)")
     return nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])

@@ -187,7 +187,7 @@ import matplotlib.pyplot as plt
 
 figure, axes = plt.subplots(1, 4, figsize=(8, 2.8))
 for axis, picture, (row, column) in zip(axes, pictures, brightest, strict=False):
-    axis.imshow((picture + 0.5).permute(1, 2, 0))
+    axis.imshow((picture + 0.5).permute(1, 2, 0).numpy())
     axis.add_patch(plt.Rectangle((4 * column - 0.5, 4 * row - 0.5), 4, 4, fill=False, edgecolor="red", linewidth=2))
     axis.set_title(f"row {row}, column {column}")
     axis.axis("off")
