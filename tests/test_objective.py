@@ -59,7 +59,7 @@ def test_loss_is_the_weighted_sum_of_the_terms(observed):
 @pytest.mark.parametrize("off", [0, 0.0, step_at(1, 3.0), after_accuracy(0.5, 1.0), lambda state: 0], ids=range(5))
 def test_a_term_of_zero_weight_is_not_computed(observed, off):
     spy = Spy()
-    parts = Objective(ce=(1.0, CrossEntropy()), spy=(off, spy))(observed, IMAGES, TARGET)
+    parts = Objective(ce=(1.0, CrossEntropy()), spy=(off, spy))(observed, IMAGES, TARGET, State())
     assert spy.calls == []
     assert "spy" not in parts
 

@@ -7,10 +7,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-
-import ray
 
 from camlib.lab.plan import Job
 from camlib.lab.workers import Outcome, command
@@ -37,6 +35,8 @@ def train(
         threads, gpus: what each run asks the cluster for.
         camlib: what makes Python start camlib's command line.
     """
+    import ray  # the optional extra
+
     if not ray.is_initialized():
         ray.init(log_to_driver=False)
     until = float("inf") if time_limit is None else time.time() + time_limit
@@ -63,11 +63,12 @@ def train(
     return outcome
 
 
-def _task(threads: int, gpus: float, until: float) -> ray.remote_function.RemoteFunction:
+def _task(threads: int, gpus: float, until: float) -> Callable:
     """A task tells what became of its run, and the last line that the run said; none if it was not begun.
 
     A function in a function goes to the nodes as it is: their processes need not import camlib and torch for it.
     """
+    import ray
 
     @ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=0)
     def train(arguments: list[str], log: Path, *before: tuple[str, str]) -> tuple[str, str]:

@@ -1,6 +1,7 @@
 """Verdicts: what paired runs say about a claim, by one rule. "reproduced" and "contradicts" come from here."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -211,7 +212,8 @@ def by_protocol(
         lookup(table.columns, method, "column")
     judged = pd.concat([on_table(table, preset, baseline, folder).assign(preset=preset) for preset in PROTOCOLS])
     judged = judged.sort_index(kind="stable")  # the protocols of an entry beside each other
-    wanted = judged["row"].str.contains(rows) & (judged["column"].isin(methods) if methods else True)
+    in_rows = judged["row"].map(lambda row: bool(re.search(rows, row)))
+    wanted = in_rows & (judged["column"].isin(methods) if methods else True)
     has_pair = judged.groupby(["row", "column"])["n"].transform("max") > 0
     kept = (judged["n"] > 0) | (~has_pair & (judged["preset"] == "paper"))
     return judged[wanted & kept].reset_index(drop=True)

@@ -166,4 +166,4 @@ def test_an_answer_names_our_own_shift_and_claims_nothing_where_no_paper_does(tm
     assert answer.paper == "No paper reports these comparisons."
     (sentence,) = answer.measured
     assert "10.00 points higher than CE loss" in sentence
-    assert "under a shift of our own, which no paper claims" in sentence
+    assert "under our own shift of the test images" in sentence

@@ -112,7 +112,8 @@ def test_calls_of_one_function_with_the_same_arguments_are_equal():
 def test_a_preset_that_makes_one_experiment_of_two_has_one_name_for_them():
     assert canonical(Run("cifar100/resnet56/cam", "short", 3)) == Run("cifar100/resnet20/cam", "short", 3)
     assert canonical(Run("cifar100/resnet56/cam", "paper")) == Run("cifar100/resnet56/cam", "paper")
-    assert Run("cifar100/wrn16_4/kd_from_wrn28_4", "short").experiment.teacher == "cifar100/resnet20/ce"
+    teacher = Run("cifar100/wrn16_4/kd_from_wrn28_4", "short").experiment.teacher
+    assert teacher == canonical(Run("cifar100/wrn28_4/ce", "short")).name == "cifar100/wrn28_10/ce"
 
 
 def test_a_run_whose_short_protocol_is_its_whole_one_is_recorded_as_that():

@@ -252,7 +252,7 @@ def test_an_entry_has_a_line_for_each_protocol_that_was_run_and_one_if_none_was(
     fill(tmp_path, ce=[50.0], cam=[52.0], preset="short", net="resnet20")
     fill(tmp_path, ce=[28.0], cam=[27.0])
     judged = verdict.by_protocol(TABLE, folder=tmp_path)
-    lines = [(line.row, line.preset, line.n, line.difference) for line in judged.itertuples() if line.n]
+    lines = [(line.row, line.preset, line.n, round(line.difference, 9)) for line in judged.itertuples() if line.n]
     assert lines == [("resnet56", "paper", 1, 1.0), ("resnet20", "paper", 2, 1.5), ("resnet20", "short", 1, -2.0)]
     not_run = judged[judged["n"] == 0]
     assert list(not_run["row"]) == [row for row in TABLE.rows if row not in ("resnet56", "resnet20")]

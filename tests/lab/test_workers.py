@@ -19,7 +19,7 @@ STAND_IN = """
 import os, pathlib, sys, time
 here, arm = pathlib.Path(__file__).parent, sys.argv[2].split("/")[2]
 with (here / "events").open("a") as events: events.write(f"begin {arm} {' '.join(sys.argv[3:])}\\n")
-time.sleep(0.3)
+time.sleep(1)
 print("step 1\\rstep 2\\rloss 0.5")
 if (here / f"{arm} fails").exists(): sys.exit("ValueError: no such luck")
 if (here / f"{arm} large").exists():

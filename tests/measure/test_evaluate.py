@@ -221,5 +221,5 @@ def test_embedding_measures_pooled_features_and_gates():
         assert found.items() >= evaluate(model, loader).items()
     gates = torch.cat([out.gate.detach() for out in outs])
     assert found["gate_distance_ratio"] == pytest.approx(distance_ratio(gates, loader.source.labels), rel=1e-4)
-    with pytest.raises(ValueError, match="Embedding needs one class per image"):
+    with pytest.raises(ValueError, match="Grouping needs one class per image"):
         Grouping()(model, loader_of("scenes_multi"))
