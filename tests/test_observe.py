@@ -289,12 +289,13 @@ def test_models_that_average_no_maps_are_refused(name, message):
         ),
         (
             nn.Sequential(nn.Conv2d(3, 8, 3), Branching(), nn.Linear(8, K)),
-            r"makes its features by '_1' \(Branching\): .*; Sequential cannot be traced symbolically at "
-            r"'if maps\.sum\(\) > 0:'",
+            # Which of the two depends on torch: some versions know no truth of a tensor without values.
+            r"(makes its features by '_1' \(Branching\): .*; Sequential cannot be traced symbolically at "
+            r"'if maps\.sum\(\) > 0:'|Sequential runs on no square picture .*; at 224: .+)",
         ),
         (
             Functional(lambda net, maps: net.fc(maps.mean((2, 3))), features=9),
-            r"Functional runs on no square picture of 224, 32, .* pixels; at 224: .*shapes",
+            r"Functional runs on no square picture of 224, 32, .* pixels; at 224: .+",
         ),
         (
             Functional(lambda net, maps: net.fc(F.alpha_dropout(maps.mean((2, 3)), 0.5, net.training))),
