@@ -106,7 +106,7 @@ def test_what_does_not_fit_is_answered_in_one_line(photos, file, tmp_path, capsy
         ([photos[0], "--model", "resnet8", "--weights", code], "holds no weights that can be read safely"),
         ([photos[0], "--model", "resnet8", "--weights", alone], "hold no matrix"),
         (
-            [photos[0], "--model", "resnet14", "--weights", file],
+            [photos[0], "--model", "resnet20", "--weights", file],
             "'layer1.1.conv1.weight' is nothing in it and (16, 1",
         ),
         ([photos[0], "--model", "vgg11", "--weights", file], "belongs to another net"),
