@@ -220,9 +220,9 @@ class Functional(nn.Module):
 
 class Branching(nn.Module):
     def forward(self, maps):
-        if maps.sum() > 0:
-            return maps.mean((2, 3))
-        return maps.amax((2, 3))
+        if maps.shape[2] > 4:
+            return maps.amax((2, 3))
+        return maps.mean((2, 3))
 
 
 class Tokens(nn.Module):
@@ -289,13 +289,12 @@ def test_models_that_average_no_maps_are_refused(name, message):
         ),
         (
             nn.Sequential(nn.Conv2d(3, 8, 3), Branching(), nn.Linear(8, K)),
-            # Which of the two depends on torch: some versions know no truth of a tensor without values.
-            r"(makes its features by '_1' \(Branching\): .*; Sequential cannot be traced symbolically at "
-            r"'if maps\.sum\(\) > 0:'|Sequential runs on no square picture .*; at 224: .+)",
+            r"makes its features by '_1' \(Branching\): .*; Sequential cannot be traced symbolically at "
+            r"'if maps\.shape\[2\] > 4:'",
         ),
         (
             Functional(lambda net, maps: net.fc(maps.mean((2, 3))), features=9),
-            r"Functional runs on no square picture of 224, 32, .* pixels; at 224: .+",
+            r"Functional runs on no square picture of 224, 32, .* pixels; at 224: .*\[9, 5\]",
         ),
         (
             Functional(lambda net, maps: net.fc(F.alpha_dropout(maps.mean((2, 3)), 0.5, net.training))),
@@ -365,15 +364,6 @@ def test_functional_dropout_follows_train_and_eval(call, share):
             dropped = (observed.train()(images).logits == 0).float().mean().item()
             assert dropped == pytest.approx(share, abs=0.05)
             assert torch.equal(observed.eval()(images).logits, model.eval()(images))
-
-
-def test_pooled_features_are_those_in_front_of_dropout():
-    """Training drops what the classifier takes in; what is shown as pooled stays the mean of the maps."""
-    torch.manual_seed(0)
-    observed = observe(torchvision.models.mobilenet_v2(weights=None, num_classes=K).train())
-    out = observed(pixels(4))
-    torch.testing.assert_close(out.pooled, out.maps[-1].mean((2, 3)))
-    assert not torch.allclose(out.pooled @ out.weight.T + observed.head.bias, out.logits), "nothing was dropped"
 
 
 def test_drop_paths_of_blocks_follow_train_and_eval():

@@ -4,6 +4,7 @@ A page asks for it with a line `<!-- generated: NAME -->`, which is replaced bef
 """
 
 import ast
+import json
 import os
 import platform
 import re
@@ -591,7 +592,41 @@ def points(gain):
     return f"{gain:+.2f}".replace("-", "−")
 
 
+def backbones(srcdir):
+    """What `observe` makes of each family of classifiers, as tests/oracles/backbones.py found it."""
+    found = json.loads((ROOT / "data/backbones.json").read_text("utf8"))
+    made_with = ", ".join(f"{n} {v}" for n, v in found["made_with"].items())
+    averaging = [net for net in found["nets"] if net["averages"]]
+    observed = sum(net["observed"] for net in averaging)
+    lines = [
+        f"Tried with {made_with}: {len(found['nets'])} families, of which {len(averaging)} average maps or tokens; "
+        f"{observed} of these are observed.",
+        "",
+        "| Library | Family | Net tried | Averaged maps | Classifier |",
+        "|---|---|---|---|---|",
+    ]
+    refused = [
+        "",
+        "| Library | Family | Net tried | Why it is refused |",
+        "|---|---|---|---|",
+    ]
+    for net in found["nets"]:
+        options = "".join(
+            f", {k}={v!r}" for k, v in net.get("options", {}).items()
+        )
+        start = (
+            f"| {net['library']} | {net['family']} | `{net['net']}{options}` |"
+        )
+        if net["observed"]:
+            lines.append(f"{start} {net['maps']} | {net['classifier']} |")
+        else:
+            why = re.sub(r"([|*_<>])", r"\\\1", net["why"])
+            refused.append(f"{start} {why} |")
+    return "\n".join([*lines, "", "## What is refused, and why", *refused])
+
+
 GENERATORS = {
+    "backbones": backbones,
     "claims": claims,
     "found": found,
     "glance": glance,

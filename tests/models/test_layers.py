@@ -128,7 +128,8 @@ def test_recomputed_parts_compile(build):
     for part in compiled.modules():
         if isinstance(part, (PyramidBlock, DenseLayer)):
             part.compile(dynamic=False, backend="aot_eager")
-    torch.testing.assert_close(step(compiled), step(eager), rtol=1e-4, atol=1e-5)
+    with torch._dynamo.config.patch(recompile_limit=1000):  # blocks of one class share one
+        torch.testing.assert_close(step(compiled), step(eager), rtol=1e-4, atol=1e-5)
 
 
 def test_a_net_in_bfloat16_with_recomputation():
