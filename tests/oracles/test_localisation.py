@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 import torch
-from camlib.analysis import energy_inside, pointing_game
+from camlib.measure import energy_inside, pointing_game
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of its docstrings' backslashes, wherever it is not compiled yet
