@@ -85,8 +85,11 @@ def test_build_writes_every_assignment(tmp_path, capsys):
         with zipfile.ZipFile(instructor / "autograder.zip") as archive:
             held = set(archive.namelist())
             settings = json.loads(archive.read("otter_config.json"))
+            environment = archive.read("environment.yml").decode("utf8")
         assert {"run_autograder", "run_otter.py", "setup.sh", "environment.yml", "course/gate.py"} <= held
         assert {f"tests/{answer}.py" for answer in read(name, "a").right()} <= held
+        assert "pytorch-cpu" in environment
+        assert "camlib @ git+https://" in environment
         assert settings["plugins"][0]["course.gate.Gate"]["section"] == read(name, "a").section
 
 
