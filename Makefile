@@ -86,7 +86,7 @@ $(V)/.course: $(V)/.done requirements-course.txt
 	touch $@
 
 test-course: course
-	$(SINGLE) $(B)/python -m pytest -n auto --maxprocesses 4 --dist loadfile tests/grader
+	$(SINGLE) $(B)/python -m pytest tests/grader
 
 bench: setup
 	@set -e; for f in $(filter-out benchmarks/timing.py,$(wildcard benchmarks/*.py)); do echo "== $$f"; $(B)/python $$f; done

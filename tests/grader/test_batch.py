@@ -43,6 +43,11 @@ SUBMISSIONS = {
     "reads the tests": (attack("print(open('tests/map.py').read())"), 10, "is not run: it uses open"),
     "deletes files": (attack("import shutil\nshutil.rmtree('.')"), 10, "imports shutil"),
     "tampers with torch": (attack("torch.Tensor.__sub__ = lambda a, b: 0"), 10, "reaches into torch.Tensor.__sub__"),
+    "endless, catching all": (
+        answers(logit="while True:\n    try:\n        x = 1\n    except:\n        pass"),
+        9,
+        "'logit' stopped with _CourseTim",
+    ),
     "gives up": (answers(stretch=STRETCH + "    raise ValueError('no')"), 8, "stretch raised ValueError: no"),
     "too much memory": (answers(stretch=STRETCH + "    return [0] * 10**11"), 8, "stretch raised MemoryError"),
     "unknown kernel": (answers(), 10, "10 of 10"),
@@ -73,6 +78,16 @@ def test_a_bad_submission_costs_the_others_nothing(batch, name):
 
 def test_a_broken_file_is_refused(batch):
     assert "cannot be read as a notebook" in batch["broken.ipynb"].refusal
+
+
+def test_a_submission_that_does_not_end_is_stopped(tmp_path, monkeypatch):
+    """The last resort, when the limits on processor time do not bite: here it stops the start of the grader itself."""
+    (tmp_path / "in").mkdir()
+    nbformat.write(answers(), tmp_path / "in" / "slow.ipynb")
+    autograder.write(MASTER, tmp_path / "autograder.zip")
+    monkeypatch.setattr("course.grade.SECONDS", 1)
+    (result,) = grade(tmp_path / "in", tmp_path / "autograder.zip", tmp_path / "out")
+    assert result.refusal == "it ran for more than 1 seconds and was stopped"
 
 
 def test_build_writes_every_assignment(tmp_path, capsys):
