@@ -88,7 +88,7 @@ $(V)/.course: $(V)/.done requirements-course.txt
 	touch $@
 
 test-course: course
-	$(SINGLE) $(B)/python -m pytest -n auto --maxprocesses 4 --dist loadfile tests/grader
+	$(SINGLE) $(B)/python -m pytest tests/grader
 
 # Each environment takes some 6 GB below build/versions while it is used.
 test-versions: setup

@@ -28,14 +28,14 @@ MODULES = {
 }
 BUILTINS = {
     *("open", "exec", "eval", "compile", "__import__", "globals", "locals", "vars", "getattr", "setattr", "delattr"),
-    *("input", "breakpoint", "exit", "quit", "help", "get_ipython"),
+    *("breakpoint", "exit", "quit", "get_ipython"),
     *("SystemExit", "KeyboardInterrupt", "GeneratorExit", "BaseException"),
 }
 # Names behind a dot that reach files, processes, code in strings or the insides of a library.
 ATTRIBUTES = {
     *("load", "save", "savez", "savez_compressed", "loadtxt", "savetxt", "genfromtxt", "fromfile", "tofile"),
     *("from_file", "fromregex", "memmap", "open_memmap", "DataSource", "dump", "savefig", "imread", "imsave"),
-    *("load_state_dict_from_url", "hub", "utils", "ops", "classes", "jit", "fx", "library", "package", "export"),
+    *("load_state_dict_from_url", "hub", "utils", "ops", "load_library", "jit", "fx", "library", "package", "export"),
     *(
         "distributed",
         "serialization",
@@ -55,7 +55,19 @@ ATTRIBUTES = {
     *("f_back", "f_globals", "f_locals", "f_builtins", "tb_frame", "gi_frame", "cr_frame", "ag_frame", "mro"),
 } | (
     set(sys.stdlib_module_names)
-    - {"array", "bisect", "calendar", "code", "collections", "copy", "datetime", "decimal", "enum", "fractions"}
+    - {
+        "array",
+        "bisect",
+        "calendar",
+        "chunk",
+        "code",
+        "collections",
+        "copy",
+        "datetime",
+        "decimal",
+        "enum",
+        "fractions",
+    }
     - {"heapq", "html", "json", "math", "numbers", "random", "re", "select", "stat", "statistics", "string"}
     - {"test", "time", "trace", "types", "typing"}
 )
@@ -193,6 +205,9 @@ def allowed(text: str, aliases: dict[str, str], camlib: list[str], refused: list
         mine = dict(aliases)
         _bind(tree, mine)
         _Rules(mine, camlib, refused).visit(tree)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ExceptHandler) and node.type is None:
+                node.type = ast.Name("Exception", ast.Load())  # a bare one would swallow the limit on time
         body = ast.unparse(tree)
     except RecursionError:
         raise Refusal("nests too deeply") from None
@@ -300,11 +315,6 @@ class _Rules(ast.NodeVisitor):
             r"__(import|builtins|class|globals|subclasses|dict|base)", node.value
         ):
             raise Refusal("holds text that names Python's insides")
-
-    def visit_ExceptHandler(self, node):
-        if node.type is None:
-            raise Refusal("catches everything: say which exception 'except' waits for")
-        self.generic_visit(node)
 
 
 def _bind(tree, aliases):

@@ -12,6 +12,7 @@ from camlib.lab import record, verdict
 from camlib.lab.runs import Run
 from camlib.lab.table import Table
 from camlib.lab.tables import TABLES
+from camlib.lab.tables.cam_loss import SMALL
 
 
 class Claim(NamedTuple):
@@ -488,9 +489,11 @@ def measurement(line, table: Table, against: str) -> str:
     test = (
         "under our own shift of the test images" if verdict.shifted(line.row) else "on images like the training images"
     )
+    ours = SMALL in table.rows[line.row] or line.run.startswith(("scenes", "cifar100_tenth"))
+    protocol = "our full" if ours and line.preset == "paper" else line.preset
     return (
         f"{table.rows[line.row]}: {table.columns[line.column]}, {table.unit.removesuffix(' %')} {gain} than {against} "
-        f"({'mean and 95 % interval' if enough else 'mean'}, {pairs}{few}; {data}, {test}, {line.preset} protocol)."
+        f"({'mean and 95 % interval' if enough else 'mean'}, {pairs}{few}; {data}, {test}, {protocol} protocol)."
     )
 
 

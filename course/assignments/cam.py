@@ -380,6 +380,10 @@ def logits_of(maps, T, b):
 toy_cam = [[sum(w * v.toy_f[c][y][x] for c, w in enumerate(v.toy_w)) for x in range(3)] for y in range(2)]
 toy_logit = sum(sum(row) for row in toy_cam) / 6
 
+# %% wrong by_hand 9 the bias in every cell of the map
+toy_cam = [[sum(w * v.toy_f[c][y][x] for c, w in enumerate(v.toy_w)) + v.toy_b for x in range(3)] for y in range(2)]
+toy_logit = sum(sum(row) for row in toy_cam) / 6
+
 # %% [markdown] rubric
 # Nothing here is graded by people.
 # When a student asks about a lost point, the instructor's report names the test; these are the usual causes.

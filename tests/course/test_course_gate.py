@@ -34,6 +34,7 @@ def judge(*cells):
         "import pandas as pd\nframe = pd.DataFrame({'a': [1]}).to_dict()",
         "from scipy import stats\nstats.t.ppf(0.975, 4)",
         "def f(*args, **kwargs):\n    '''Its __init__ is plain.'''\n    return type(args)",
+        "def f(input):\n    return input.chunk(2)",
         "x = [1, 2]\nx.copy()\nnumbers = list(range(3))",
     ],
 )
@@ -74,7 +75,6 @@ def test_honest_cells_run(cell):
         ("Yes = type('Yes', (), {})", "class with type()"),
         ("exit()", "uses exit"),
         ("raise SystemExit", "uses SystemExit"),
-        ("try:\n    x = 1\nexcept:\n    x = 2", "catches everything"),
         ("import otter", "imports otter"),
         ("from otter.test_files import GradingResults", "imports otter"),
         ("def my_cam(f:\n  pass", "is not Python in line 1"),
@@ -95,6 +95,10 @@ def test_what_does_not_run_is_said_in_words(cell, why):
 def test_a_name_bound_in_one_cell_is_known_in_the_next():
     with pytest.raises(Refusal, match=r"camlib\.maps\.cam"):
         judge("import camlib as c", "x = c.maps.cam")
+
+
+def test_a_bare_except_does_not_catch_the_limit_on_time():
+    assert judge("try:\n    x = 1\nexcept:\n    x = 2") == "try:\n    x = 1\nexcept Exception:\n    x = 2"
 
 
 def test_magics_are_left_out():

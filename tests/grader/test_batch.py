@@ -43,6 +43,11 @@ SUBMISSIONS = {
     "reads the tests": (attack("print(open('tests/map.py').read())"), 10, "is not run: it uses open"),
     "deletes files": (attack("import shutil\nshutil.rmtree('.')"), 10, "imports shutil"),
     "tampers with torch": (attack("torch.Tensor.__sub__ = lambda a, b: 0"), 10, "reaches into torch.Tensor.__sub__"),
+    "endless, catching all": (
+        answers(logit="while True:\n    try:\n        x = 1\n    except:\n        pass"),
+        9,
+        "'logit' stopped with _CourseTim",
+    ),
     "gives up": (answers(stretch=STRETCH + "    raise ValueError('no')"), 8, "stretch raised ValueError: no"),
     "too much memory": (answers(stretch=STRETCH + "    return [0] * 10**11"), 8, "stretch raised MemoryError"),
     "unknown kernel": (answers(), 10, "10 of 10"),
@@ -75,6 +80,16 @@ def test_a_broken_file_is_refused(batch):
     assert "cannot be read as a notebook" in batch["broken.ipynb"].refusal
 
 
+def test_a_submission_that_does_not_end_is_stopped(tmp_path, monkeypatch):
+    """The last resort, when the limits on processor time do not bite: here it stops the start of the grader itself."""
+    (tmp_path / "in").mkdir()
+    nbformat.write(answers(), tmp_path / "in" / "slow.ipynb")
+    autograder.write(MASTER, tmp_path / "autograder.zip")
+    monkeypatch.setattr("course.grade.SECONDS", 1)
+    (result,) = grade(tmp_path / "in", tmp_path / "autograder.zip", tmp_path / "out")
+    assert result.refusal == "it ran for more than 1 seconds and was stopped"
+
+
 def test_build_writes_every_assignment(tmp_path, capsys):
     assert main(["build", "--salt", "a", "--out", str(tmp_path)]) == 0
     assert "The salt, to build the same again: a" in capsys.readouterr().out
@@ -85,8 +100,11 @@ def test_build_writes_every_assignment(tmp_path, capsys):
         with zipfile.ZipFile(instructor / "autograder.zip") as archive:
             held = set(archive.namelist())
             settings = json.loads(archive.read("otter_config.json"))
+            environment = archive.read("environment.yml").decode("utf8")
         assert {"run_autograder", "run_otter.py", "setup.sh", "environment.yml", "course/gate.py"} <= held
         assert {f"tests/{answer}.py" for answer in read(name, "a").right()} <= held
+        assert "pytorch-cpu" in environment
+        assert "camlib @ git+https://" in environment
         assert settings["plugins"][0]["course.gate.Gate"]["section"] == read(name, "a").section
 
 

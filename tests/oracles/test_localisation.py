@@ -4,6 +4,7 @@ import warnings
 
 import pytest
 import torch
+
 from camlib.measure import energy_inside, pointing_game
 
 with warnings.catch_warnings():
