@@ -140,11 +140,15 @@ class Gate:
         """Add what happened to the results: to the text that Gradescope shows, and as data for `course.grade`."""
         executed = results.notebook.cells if results.notebook else []
         ours = [cell.source for cell in executed]
-        offset = ours.index(LIMIT) if LIMIT in ours else 0  # otter puts cells of its own in front
-        for index, name in self.places.items():
-            for output in executed[offset + index].outputs if offset + index < len(executed) else []:
-                if output.output_type == "error":
-                    self.lines.append(f"{name} stopped with {output.ename}: {output.evalue[:200]}.")
+        first = ours.index(LIMIT) if LIMIT in ours else 0  # otter puts cells of its own in front
+        for index, cell in enumerate(executed[first:]):
+            for error in (output for output in cell.get("outputs", []) if output.output_type == "error"):
+                said = f"{error.ename}: {error.evalue[:200]}"
+                if index in self.places:
+                    self.lines.append(f"{self.places[index]} stopped with {said}.")
+                elif index <= len(self.config["given"]) and self.refusal is None:
+                    # No student can cause that: the given cells run first.
+                    self.refusal = f"a cell that the assignment itself gives stopped with {said}: mend the grader"
         text = f"REFUSED: {self.refusal}" if self.refusal else "\n".join(self.lines) or "Every cell of yours was run."
         results.set_output(text)
         results.set_plugin_data("course", {"refusal": self.refusal, "lines": self.lines})

@@ -188,3 +188,41 @@ def test_text_of_several_lines_is_not_changed(cam):
     cell = next(c for c in gate(cam).before_execution(submission).cells if "text = " in c.source)
     exec("import contextlib\n_course_limit = lambda seconds: contextlib.nullcontext()\n" + cell.source, names)
     assert names["text"] == "one\n  two\nthree"
+
+
+class Results:
+    """What a plugin sees of otter's results."""
+
+    def __init__(self, notebook):
+        self.notebook = notebook
+
+    def set_output(self, text):
+        self.output = text
+
+    def set_plugin_data(self, name, data):
+        self.data = data
+
+
+def graded(master, failing):
+    """The results of right work in which the first cell that holds `failing` has stopped."""
+    mine = gate(master)
+    executed = mine.before_execution(notebook(master, master.right(), {}))
+    executed.cells.insert(0, nbformat.v4.new_code_cell("import sys"))  # as otter does
+    cell = next(cell for cell in executed.cells if failing in cell.source)
+    cell.outputs = [nbformat.v4.new_output("error", ename="NameError", evalue="no such name", traceback=[])]
+    results = Results(executed)
+    mine.after_grading(results)
+    return results
+
+
+def test_an_answer_that_stopped_is_named(cam):
+    results = graded(cam, "def stretch")
+    assert results.data == {"refusal": None, "lines": ["Answer 'stretch' stopped with NameError: no such name."]}
+    assert results.output == "Answer 'stretch' stopped with NameError: no such name."
+
+
+def test_a_broken_grader_costs_nobody_points(cam):
+    """As when camlib is not installed where the grading happens."""
+    results = graded(cam, "from camlib.data import Scenes")
+    assert "a cell that the assignment itself gives stopped with NameError" in results.data["refusal"]
+    assert results.output.startswith("REFUSED: ")
