@@ -186,7 +186,7 @@ def test_triplet_loss_has_the_gradient_of_its_formula():
 def test_triplet_loss_is_0_once_classes_stand_apart():
     gate = torch.eye(K, C, dtype=torch.float64)[LABELS] + 1e-3
     assert loss(GateTriplet(), gate, LABELS).item() == 0
-    assert loss(GateTriplet(), gate, [0, 1, 2, 3, 0, 1]).item() > 1
+    assert loss(GateTriplet(), gate, [1, 0, 0, 3, 1, 0]).item() > 0.2
 
 
 @pytest.mark.parametrize("rows", ["mixed", "multi-hot"])
