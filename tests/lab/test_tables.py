@@ -35,7 +35,7 @@ def test_a_number_without_a_run_is_one_that_the_paper_cites():
 
 def test_arms_of_a_row_differ_in_what_the_table_compares_only():
     """The loss; where it asks for one, the head, the gate or the teacher; in CAM-loss, Table 5 the start."""
-    same = {"terms": CROSS_ENTROPY, "head": "linear", "teacher": None, "start": None, "gate": False}
+    same = {"terms": CROSS_ENTROPY, "head": "linear", "teacher": None, "start": None, "gate": False, "gate_units": None}
     for table, row, column, entry in ENTRIES:
         baseline = table.entries[row, table.baseline]
         if entry.run and baseline.run and column != "icasc_late":
