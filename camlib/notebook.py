@@ -86,14 +86,24 @@ class Book:
             KeyError: there is no such table or column.
         """
         found = claims.answer(lookup(TABLES, name, "table"), baseline, methods=methods, rows=rows)
-        sentences, command = found.still_open.rsplit(": ", 1)
-        items = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in found.measured)
-        measured = f"<ul>{items}</ul>" if items else "Nothing yet."
+        self.in_short(found.paper, found.measured, found.still_open)
+
+    def in_short(self, paper: str, measured: Sequence[str], still_open: str) -> None:
+        """Show a chapter's answer in three lines, as `answer` does for a table.
+
+        Args:
+            paper: what the paper says, and where.
+            measured: what was measured, one sentence each, made from records or from what the chapter computed.
+            still_open: what is not known; a command may stand behind its last colon.
+        """
+        question, command = still_open.rsplit(": ", 1) if ": " in still_open else (still_open, "")
+        end = f"{html.escape(question)}: <code>{html.escape(command)}</code>" if command else html.escape(question)
+        items = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in measured)
         display(
             HTML(
-                f"<p><strong>The paper says.</strong> {html.escape(found.paper)}</p>"
-                f"<div><strong>We measured.</strong> {measured}</div>"
-                f"<p><strong>Still open.</strong> {html.escape(sentences)}: <code>{html.escape(command)}</code></p>"
+                f"<p><strong>The paper says.</strong> {html.escape(paper)}</p>"
+                f"<div><strong>We measured.</strong> {f'<ul>{items}</ul>' if items else 'Nothing yet.'}</div>"
+                f"<p><strong>Still open.</strong> {end}</p>"
             )
         )
 
