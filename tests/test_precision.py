@@ -17,5 +17,5 @@ def test_float32_switches_mixed_precision_off():
 
 
 def test_an_unknown_precision_is_answered_with_those_there_are():
-    with pytest.raises(UnknownName, match="no precision is called 'fp16'.* bfloat16"):
+    with pytest.raises(UnknownName, match=r"no precision is called 'fp16'.* bfloat16"):
         mixed_precision(torch.device("cpu"), "fp16")
