@@ -1,5 +1,6 @@
 """The claims of the three papers, and what the records say about each: the book's ledger."""
 
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -518,6 +519,31 @@ def _finding(line, falls: bool) -> str:
     if abs(line.difference) <= line.half_width:
         return "undecided"
     return "contradicts" if (line.difference < 0) != falls else "supports"
+
+
+def to_say_more(line) -> str:
+    """What it would take to say more of a comparison: a command, more pairs, or nothing if its interval leaves out 0.
+
+    How many pairs is told from the spread of those there are: so many that an interval around the paper's gain, or,
+    where it has none, around the gain that was measured, would leave out 0.
+
+    Args:
+        line: of `ledger`.
+    """
+    if line.n == 0:
+        return f"Not run: python -m camlib plan {line.table}/{line.row} --seeds 0-4"
+    if line.n < verdict.ENOUGH_SEEDS:
+        preset = "" if line.preset == "paper" else f" --preset {line.preset}"
+        return f"More seeds: python -m camlib plan {line.table}/{line.row} --seeds 0-4{preset}"
+    gain = abs(line.difference if math.isnan(line.claimed) else line.claimed)
+    if abs(line.difference) > line.half_width or not gain:
+        return ""
+    spread = verdict.spread_of(line.n, line.half_width)
+    pairs = next((n for n in range(line.n, 1000) if verdict.half_width(n, spread) < gain), None)
+    if pairs == line.n:  # the claimed gain would show, so that its absence says something
+        return ""
+    whose = "the measured gain" if math.isnan(line.claimed) else "the paper's gain"
+    return f"To tell {whose} of {gain:.2f} points from 0 would take {pairs or 'more than 1,000'} pairs of seeds."
 
 
 class Answer(NamedTuple):
