@@ -7,6 +7,7 @@ from torch import nn
 
 from camlib.attention import KINDS, attention, run_for_attention
 from camlib.data.loader import Batches
+from camlib.maps import Cells
 from camlib.measure.accuracy import evaluating, hits
 from camlib.measure.localisation import energy_inside, pointing_game, threshold_iou
 from camlib.measure.segmentation import segments
@@ -24,7 +25,8 @@ class MultiLabel:
     one of theirs; "loss", the multi-label soft margin. Where the set has segments, it also measures the attention at
     the last layer to each class an image shows, against that class's pixels: "energy_inside", "pointing_game" and
     "iou" (`threshold_iou`), each a mean over pairs of image and class. Unknown pixels count as outside. The test's
-    transform must keep the whole image, or maps and pixels do not lie on each other.
+    transform must keep the whole image, or maps and pixels do not lie on each other. A map's cells count as blocks of
+    pixels here, wherever they look: so the records were made, which must stay comparable.
 
     Every process tests all images.
 
@@ -59,9 +61,11 @@ class MultiLabel:
                             some = masks.any(2).any(1) & (target[:, k] > 0)
                             rows = one_hot(torch.full_like(index, k), loader.num_classes).to(loader.device)
                             maps, masks = attention(out, rows, kind=self.attention)[some].detach(), masks[some]
-                            places["energy_inside"].append(energy_inside(maps, masks))
-                            places["pointing_game"].append(pointing_game(maps, masks).float())
-                            places["iou"].append(threshold_iou(maps, masks))
+                            step = masks.shape[-1] / maps.shape[-1]
+                            blocks = Cells((step - 1) / 2, step)
+                            places["energy_inside"].append(energy_inside(maps, masks, blocks))
+                            places["pointing_game"].append(pointing_game(maps, masks, blocks).float())
+                            places["iou"].append(threshold_iou(maps, masks, cells=blocks))
                 logits.append(out.logits.detach().float().cpu())
                 targets.append(target.cpu())
         logits, targets = torch.cat(logits), torch.cat(targets)
