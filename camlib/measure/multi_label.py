@@ -5,12 +5,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from camlib.attention import attention, run_for_attention
+from camlib.attention import KINDS, attention, run_for_attention
 from camlib.data.loader import Batches
 from camlib.maps import Cells
 from camlib.measure.accuracy import evaluating, hits
 from camlib.measure.localisation import energy_inside, pointing_game, threshold_iou
 from camlib.measure.segmentation import segments
+from camlib.names import lookup
 from camlib.precision import mixed_precision
 from camlib.target import one_hot
 
@@ -34,10 +35,12 @@ class MultiLabel:
         least: leave classes out of both means that fewer test images show: their precision is chance.
 
     Raises:
+        UnknownName: the kind of map is unknown.
         ValueError: when called, no class is left.
     """
 
     def __init__(self, attention: str = "channel_weighted", least: int = 1):
+        lookup(KINDS, attention, "kind of attention")  # at once, and not after a training
         self.attention, self.least = attention, least
 
     def __call__(self, model: nn.Module, loader: Batches, precision: str = "float32") -> dict[str, float]:
