@@ -20,8 +20,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from camlib import plots
-from camlib.lab import verdict
-from camlib.lab.claims import answer
+from camlib.lab import claims, verdict
 from camlib.lab.presets import PRESETS
 from camlib.lab.record import Record
 from camlib.lab.run import run
@@ -86,7 +85,7 @@ class Book:
         Raises:
             KeyError: there is no such table or column.
         """
-        found = answer(lookup(TABLES, name, "table"), baseline, methods=methods, rows=rows)
+        found = claims.answer(lookup(TABLES, name, "table"), baseline, methods=methods, rows=rows)
         sentences, command = found.still_open.rsplit(": ", 1)
         items = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in found.measured)
         measured = f"<ul>{items}</ul>" if items else "Nothing yet."
@@ -97,6 +96,31 @@ class Book:
                 f"<p><strong>Still open.</strong> {html.escape(sentences)}: <code>{html.escape(command)}</code></p>"
             )
         )
+
+    def found(
+        self,
+        *sentences: str,
+        table: str | None = None,
+        baseline: str | None = None,
+        methods: Sequence[str] = (),
+        rows: str = "",
+    ) -> None:
+        """Show what a chapter found, as a list: of a table what its comparisons came to, then more sentences.
+
+        Args:
+            sentences: of the chapter, those with numbers made from records or from what it computed.
+            table: its name, if the chapter is about one; see `camlib.lab.claims.found`.
+            baseline, methods, rows: as in `camlib.lab.verdict.by_protocol`.
+
+        Raises:
+            KeyError: there is no such table or column.
+        """
+        of_table = []
+        if table is not None:
+            known = lookup(TABLES, table, "table")
+            of_table = claims.found(known, baseline, methods=methods, rows=rows)
+        items = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in (*of_table, *sentences))
+        display(HTML(f"<ul>{items}</ul>"))
 
     def intervals(self, name: str, baseline: str | None = None, *, methods: Sequence[str] = (), rows: str = "") -> None:
         """Show the paper's gains and ours side by side, see `camlib.plots.intervals`, with a caption.

@@ -148,7 +148,7 @@ def test_verdicts_are_those_of_the_records(book, capsys):
 
 def test_an_answer_is_shown_in_three_lines(book, shown, monkeypatch):
     found = claims.Answer("It helps.", ("a < b",), "Much: python -m camlib plan cam-table-1")
-    monkeypatch.setattr(camlib.notebook, "answer", lambda table, *rest, **more: found)
+    monkeypatch.setattr(camlib.notebook.claims, "answer", lambda table, *rest, **more: found)
     book.answer("cam-table-1")
     assert "<strong>The paper says.</strong> It helps." in shown[0]
     assert "<li>a &lt; b</li>" in shown[0]
@@ -156,9 +156,19 @@ def test_an_answer_is_shown_in_three_lines(book, shown, monkeypatch):
 
 
 def test_where_nothing_was_run_the_answer_says_so(book, shown, monkeypatch):
-    monkeypatch.setattr(camlib.notebook, "answer", lambda *rest, **more: claims.Answer("It helps.", (), "All: x"))
+    monkeypatch.setattr(
+        camlib.notebook.claims, "answer", lambda *rest, **more: claims.Answer("It helps.", (), "All: x")
+    )
     book.answer("cam-table-1")
     assert "<strong>We measured.</strong> Nothing yet." in shown[0]
+
+
+def test_what_was_found_is_a_list_of_the_table_first(book, shown, monkeypatch):
+    monkeypatch.setattr(claims, "found", lambda table, *rest, **more: [f"{table.name}: a < b"])
+    book.found("And more.", table="cam-table-1")
+    assert shown == ["<ul><li>cam-table-1: a &lt; b</li><li>And more.</li></ul>"]
+    with pytest.raises(KeyError, match="cam-table-9"):
+        book.found(table="cam-table-9")
 
 
 def test_intervals_of_a_table_are_shown_with_a_caption(book, shown):

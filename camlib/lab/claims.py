@@ -497,6 +497,62 @@ def measurement(line, table: Table, against: str) -> str:
     )
 
 
+def found(
+    table: Table,
+    baseline: str | None = None,
+    *,
+    methods: Sequence[str] = (),
+    rows: str = "",
+    folder: Path | None = None,
+) -> list[str]:
+    """What the comparisons of a table came to: how many were run, their verdicts counted, and the decided ones.
+
+    What the paper reports comes first, then comparisons of our own, last those under our shift.
+
+    Args:
+        table, baseline, methods, rows, folder: as in `camlib.lab.verdict.by_protocol`.
+
+    Raises:
+        RecordError, UnknownName: as `camlib.lab.verdict.by_protocol`.
+    """
+    judged = verdict.by_protocol(table, baseline, methods=methods, rows=rows, folder=folder)
+    against = table.columns[baseline or table.baseline]
+    shift, reported = judged["row"].map(verdict.shifted).astype(bool), judged["claim"].notna()
+    return [
+        sentence
+        for opening, lines in (
+            ("The paper reports {} with {}.", judged[reported]),
+            ("We added {} with {}, on images like the training images.", judged[~reported & ~shift]),
+            ("We added {} with {}, with the grounds set free.", judged[~reported & shift]),
+        )
+        for sentence in _came_to(opening, lines, table, against)
+    ]
+
+
+def _came_to(opening: str, judged: pd.DataFrame, table: Table, against: str) -> list[str]:
+    total = len(judged.drop_duplicates(["row", "column"]))
+    if not total:
+        return []
+    ran = judged[judged["n"] > 0]
+    done = len(ran.drop_duplicates(["row", "column"]))
+    opening = opening.format("one comparison" if total == 1 else f"{total} comparisons", against)
+    if not done:
+        return [f"{opening} {'It has not' if total == 1 else 'None of them has'} been run here."]
+    counts = ran["label"].value_counts(sort=False)
+    # "no claim" says what the paper left out, and nothing of what was found.
+    labels = ", ".join(f"{count} {label}" for label, count in counts.items() if label != "no claim")
+    how_many = f"{done} of them {'has' if done == 1 else 'have'}"
+    if done == total:
+        how_many = "It has" if total == 1 else "All have"
+    decided = ran[ran["n"] >= verdict.ENOUGH_SEEDS].sort_values("difference", ascending=False, kind="stable")
+    if len(decided) > 3:  # nobody reads a wall of sentences: the two ends of the range say enough
+        decided = decided.iloc[[0, -1]]
+    return [
+        f"{opening} {how_many} been run{f': {labels}' if labels else ''}.",
+        *(measurement(line, table, against) for line in decided.itertuples()),
+    ]
+
+
 def _still_open(table: Table, folder: Path | None) -> str:
     seeds = [[len(record.counting(name, preset, folder)) for preset in verdict.PROTOCOLS] for name in table.runs]
     never, few = sum(not any(s) for s in seeds), sum(0 < max(s) < verdict.ENOUGH_SEEDS for s in seeds)

@@ -167,3 +167,28 @@ def test_an_answer_names_our_own_shift_and_claims_nothing_where_no_paper_does(tm
     (sentence,) = answer.measured
     assert "10.00 points higher than CE loss" in sentence
     assert "under our own shift of the test images" in sentence
+
+
+def test_what_was_found_counts_verdicts_and_tells_the_decided_ones(tmp_path):
+    assert claims.found(TABLES["cam-table-1"], folder=tmp_path) == [
+        "The paper reports 8 comparisons with CE loss. None of them has been run here.",
+        "We added one comparison with CE loss, on images like the training images. It has not been run here.",
+    ]
+    fill(tmp_path, "cifar100/resnet56/ce", [0.70, 0.71, 0.72, 0.71, 0.72])
+    fill(tmp_path, "cifar100/resnet56/cam", [0.71, 0.72, 0.73, 0.72, 0.74])
+    fill(tmp_path, "cifar100/resnet20/ce", [0.50], preset="short")
+    fill(tmp_path, "cifar100/resnet20/cam", [0.51], preset="short")
+    counted, measured, ours = claims.found(TABLES["cam-table-1"], folder=tmp_path)
+    assert counted == "The paper reports 8 comparisons with CE loss. 1 of them has been run: 1 reproduced."
+    assert measured.startswith("ResNet-56: CAM-loss, error 1.20 ± 0.56 points lower than CE loss (")
+    assert ours.endswith("on images like the training images. It has been run: 1 too few seeds.")
+
+
+def test_what_was_found_under_our_shift_comes_last_and_has_no_verdict(tmp_path):
+    values = [0.70, 0.71, 0.72, 0.71, 0.72]
+    for arm, gain in (("ce", 0), ("cam", 0.1), ("uniform", -0.1), ("random_class", -0.2), ("cam_detached", -0.3)):
+        fill(tmp_path, f"scenes/resnet8/{arm}", [v + gain for v in values], "accuracy_free_grounds")
+    counted, best, worst = claims.found(TABLES["cam-scenes"], rows="resnet8_free_grounds$", folder=tmp_path)
+    assert counted == "We added 4 comparisons with CE loss, with the grounds set free. All have been run."
+    assert "10.00 ± 0.00 points lower" in best
+    assert "30.00 ± 0.00 points higher" in worst
