@@ -219,23 +219,15 @@ def _show_plan(
             continue
         total, disk = total + found.seconds, disk + found.disk
         sizes = f"{found.memory / 2**30:>4.1f} GiB  {found.disk / 2**20:>4.0f} MB"
-        print(f"{job.run.path:<{width}}  {job.state:<7}  {_duration(found.seconds):>6}  {sizes}  {needs}".rstrip())
+        print(f"{job.run.path:<{width}}  {job.state:<7}  {cost.duration(found.seconds):>6}  {sizes}  {needs}".rstrip())
     left = sum(job.state != "done" for job in jobs)
     print(
-        f"\n{len(jobs)} runs, {len(jobs) - left} done, {left} left: {_duration(total)} of work on "
-        f"{device_name(device)}, {_duration(total / side_by_side)} with {side_by_side} side by side; "
+        f"\n{len(jobs)} runs, {len(jobs) - left} done, {left} left: {cost.duration(total)} of work on "
+        f"{device_name(device)}, {cost.duration(total / side_by_side)} with {side_by_side} side by side; "
         f"{disk / 2**30:.1f} GiB of checkpoints{f'; {unknown} do not fit' if unknown else ''}"
     )
     print("Time is that of records made on such a device, or of timed steps without tests. To train: add --run")
     return 0
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 172800 else f"{seconds / 86400:.1f} d"
 
 
 def _data_list(arguments: argparse.Namespace) -> int:

@@ -1,6 +1,7 @@
 """What a chapter calls."""
 
 import math
+import re
 from fractions import Fraction
 
 import matplotlib
@@ -130,8 +131,10 @@ def test_a_table_shows_every_entry_cited_ones_marked(book):
 
 def test_commands_name_the_runs_and_what_is_cited(book, capsys):
     book.commands("cam-table-2")
-    first, *others = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("preset ")]
+    first, cost, *others = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("preset ")]
     table = TABLES["cam-table-2"]
+    # PyramidNet-200 alone: 300 epochs of 50,000 images, 4.55e9 multiplications each (Yun et al. 2019), 12 times.
+    assert float(re.search(r"is ([\d.e+]+) floating-point operations: [\d.]+ d of work", cost)[1]) > 12 * 4e17
     assert first.startswith(f"{len(table.runs)} runs of one seed stand behind {len(table.entries)} numbers")
     assert "Yun et al. 2019" in first
     assert others[0].startswith("python -m camlib plan cam-table-2 --seeds 0-4 ")
@@ -161,6 +164,12 @@ def test_where_nothing_was_run_the_answer_says_so(book, shown, monkeypatch):
     )
     book.answer("cam-table-1")
     assert "<strong>We measured.</strong> Nothing yet." in shown[0]
+
+
+def test_a_chapter_without_a_table_has_its_own_three_lines(book, shown):
+    book.in_short("It helps.", ["a < b"], "all else")
+    assert "<li>a &lt; b</li>" in shown[0]
+    assert shown[0].endswith("<strong>Still open.</strong> all else</p>")
 
 
 def test_what_was_found_is_a_list_of_the_table_first(book, shown, monkeypatch):

@@ -65,6 +65,9 @@ ARMS: dict[str, dict] = {
     "icasc": _icasc(),
     "icasc_grad_cam": _icasc(attention="grad_cam"),
     "icasc_random_confuser": _icasc(losses.RandomConfuserICASC),
+    # On Scenes, where class k has the ground k modulo 5: the class that shares it.
+    "icasc_same_ground": _icasc(losses.FixedConfuserICASC, confusers=(5, 6, 7, 8, 9, 0, 1, 2, 3, 4)),
+    "icasc_masked": _icasc(mask_total=True),
     "icasc_late": _icasc(weight=call(objective.step_at, start=80, value=1.0)),
     "icasc_unscaled": _icasc(scale=False),
     "icasc_inner": _icasc(separate=(-2,), consistent=False),
@@ -77,6 +80,10 @@ ARMS: dict[str, dict] = {
     # CC-Loss, its gate and its readings; λ (CC-Loss, Table 3).
     "gate": {"gate": True},
     "cc": _cc(),
+    # With a sixteenth of ResNet-8's 64 channels in the gate's layer in between, as the first reading had it.
+    "gate_narrow": {"gate": True, "gate_units": 4},
+    "cc_narrow": _cc() | {"gate_units": 4},
+    "triplet": _beside("triplet", 1.0, call(losses.GateTriplet), gate=True),
     **{f"cc_{form}": _cc(form=form) for form in FORMS if form != "ratio"},
     **{f"cc_lambda_{weight}": _cc(weight) for weight in (0.02, 0.1, 0.5, 1.5, 2.0)},
     "cc_late": _cc(call(objective.step_at, start=80, value=1.0)),

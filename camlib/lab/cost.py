@@ -2,14 +2,17 @@
 
 import json
 import math
+from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from camlib.data import Loader, manifest
 from camlib.data.stream import TRANSFORMS
@@ -17,11 +20,13 @@ from camlib.lab import presets, record
 from camlib.lab.experiment import Experiment
 from camlib.lab.runs import Run
 from camlib.measure import evaluate
+from camlib.models import create
 from camlib.observe import observe
 from camlib.provenance import device_name
 from camlib.train import fit
 
 STEPS, PATIENCE = 20, 10.0  # steps that are timed, and seconds after which fewer will do
+REFERENCE = "scenes/resnet8/ce"  # the run by whose records a page says how long others take
 
 
 class Cost(NamedTuple):
@@ -70,6 +75,53 @@ def of_run(run: Run, device: torch.device, out: Path, folders: tuple[Path | None
     per_step, memory = known[key] or (math.nan, math.nan)
     steps = math.ceil(_shape(experiment)["images"] / experiment.batch_size)
     return Cost(per_step * steps * experiment.schedule.epochs, memory, _disk(experiment), "timed steps")
+
+
+def operations(run: Run) -> int:
+    """Floating-point operations of a training, counted in its net: three passes' worth for every image and epoch.
+
+    The gradients cost about twice what the pass does. A teacher adds its pass; tests, losses and what a method computes
+    besides are left out.
+    """
+    experiment = run.experiment
+    shape = _shape(experiment)
+    image = shape["classes"], shape["channels"], *shape["size"]
+    one = 3 * _pass(experiment.net, experiment.head, experiment.gate, experiment.channels_per_class, *image)
+    if experiment.teacher:
+        teacher = Run(experiment.teacher, run.preset).experiment
+        one += _pass(teacher.net, teacher.head, teacher.gate, teacher.channels_per_class, *image)
+    return one * shape["images"] * experiment.schedule.epochs
+
+
+@cache
+def _pass(net: str, head: str, gate: bool, channels_per_class: int | None, classes: int, *image: int) -> int:
+    """Operations of the pass of one image (C, H, W); the arms of a net share them."""
+    with torch.device("meta"):
+        model = create(net, classes, image[0], head, gate, channels_per_class).eval()
+        images = torch.empty(1, *image)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(images)
+    return counter.get_total_flops()
+
+
+def rate() -> tuple[float, str]:
+    """Operations a second of the records of one small training, the first that a reader would run, and its device.
+
+    One run's records and not all of them: a chapter that shows it is made anew when what it read has changed.
+    """
+    made = record.load(REFERENCE)
+    device = Counter(r.device for r in made).most_common(1)[0][0]
+    here = [r for r in made if r.device == device]
+    return median(operations(Run(r.run, r.preset)) / r.wall_seconds for r in here), device
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit that reads best: "40 s", "12 min", "3.5 h", "2.1 d"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 172800 else f"{seconds / 86400:.1f} d"
 
 
 def _timed(run: Run, device: torch.device) -> tuple[float, float] | None:

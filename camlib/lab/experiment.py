@@ -70,7 +70,7 @@ class Experiment:
         transform: a name of `camlib.data.stream.TRANSFORMS`, for data that are read from files while training.
         train_images, test_images: use only the first so many, or None for all.
         head: a name of `camlib.models.HEADS`.
-        gate, channels_per_class: as in `camlib.models.create`.
+        gate, gate_units, channels_per_class: as in `camlib.models.create`.
         regularize: functions of `camlib.regularize` that change the net, in this order.
         mix: a class of `camlib.regularize` that runs the net and mixes what is inside it.
         teacher: the run whose net, trained at the same preset, the terms find as teacher.
@@ -90,6 +90,7 @@ class Experiment:
     test_images: int | None = None
     head: str = "linear"
     gate: bool = False
+    gate_units: int | None = None
     channels_per_class: int | None = None
     regularize: tuple[Call, ...] = ()
     mix: Call | None = None
@@ -101,7 +102,7 @@ class Experiment:
     def model(self, num_classes: int, in_channels: int = 3) -> nn.Module:
         """The net with fresh weights, regularisers in place."""
         model = models.create(
-            self.net, num_classes, in_channels, self.head, self.gate, channels_per_class=self.channels_per_class
+            self.net, num_classes, in_channels, self.head, self.gate, self.channels_per_class, self.gate_units
         )
         for step in self.regularize:
             step.build(model)

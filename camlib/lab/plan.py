@@ -72,6 +72,28 @@ def wanted() -> list[Run]:
     return list(runs)
 
 
+def lenders(run: Run) -> tuple[Run, ...]:
+    """The runs whose nets a run learns or starts from."""
+    experiment = run.experiment
+    teacher = [Run(experiment.teacher, run.preset, experiment.teacher_seed)] if experiment.teacher else []
+    start = [Run(experiment.start, run.preset, run.seed)] if experiment.start else []
+    return tuple(canonical(lender) for lender in teacher + start)
+
+
+def behind(runs: Iterable[Run]) -> list[Run]:
+    """Every training behind some runs, each once under its one name, what others need before them."""
+    found: dict[Run, None] = {}
+
+    def add(run: Run) -> None:
+        for other in lenders(run):
+            add(other)
+        found.setdefault(run)
+
+    for run in runs:
+        add(canonical(run))
+    return list(found)
+
+
 def make(runs: Iterable[Run], out: Path, records: Iterable[Path | None] = (None,)) -> list[Job]:
     """The jobs behind some runs: each training once under its one name, what it needs before it.
 
@@ -97,7 +119,7 @@ def make(runs: Iterable[Run], out: Path, records: Iterable[Path | None] = (None,
 
     def lend(run: Run) -> None:
         """What a run that is not done needs lends, and if that is not there, what that needs in turn."""
-        for other in _lenders(run) if not done(run) else ():
+        for other in lenders(run) if not done(run) else ():
             if other not in lending:
                 lending.add(other)
                 lend(other)
@@ -109,7 +131,7 @@ def make(runs: Iterable[Run], out: Path, records: Iterable[Path | None] = (None,
     def add(run: Run) -> None:
         if run in jobs:
             return
-        needs = () if done(run) else _lenders(run)
+        needs = () if done(run) else lenders(run)
         for other in needs:
             add(other)
         begun = any((out / run.path).glob("checkpoint-*.pt"))
@@ -118,13 +140,6 @@ def make(runs: Iterable[Run], out: Path, records: Iterable[Path | None] = (None,
     for run in asked:
         add(run)
     return list(jobs.values())
-
-
-def _lenders(run: Run) -> tuple[Run, ...]:
-    experiment = run.experiment
-    teacher = [Run(experiment.teacher, run.preset, experiment.teacher_seed)] if experiment.teacher else []
-    start = [Run(experiment.start, run.preset, run.seed)] if experiment.start else []
-    return tuple(canonical(lender) for lender in teacher + start)
 
 
 def shard(jobs: list[Job], number: int, count: int) -> list[Job]:

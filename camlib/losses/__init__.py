@@ -15,6 +15,12 @@ from camlib.losses.baselines import (
     SMSoftmax,
 )
 from camlib.losses.cam import CAMLoss, RandomClassCAMLoss, UniformCAMLoss
-from camlib.losses.cc import CCLoss
+from camlib.losses.cc import CCLoss, GateTriplet
 from camlib.losses.distill import AT, CCM, KD
-from camlib.losses.icasc import ICASC, AttentionConsistency, AttentionSeparation, RandomConfuserICASC
+from camlib.losses.icasc import (
+    ICASC,
+    AttentionConsistency,
+    AttentionSeparation,
+    FixedConfuserICASC,
+    RandomConfuserICASC,
+)

@@ -3,6 +3,7 @@
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from camlib.maps import full_precision
@@ -60,17 +61,8 @@ class CCLoss(nn.Module):
         return f"form={self.form!r}" + (f", margin={self.margin}" if self.form == "hinge" else "")
 
     def forward(self, out: Output, target: Tensor, state: State) -> Tensor:
-        check_single_label(target, "CCLoss")
-        if out.gate is None:
-            raise ValueError(
-                "CCLoss needs channel attention, but the model has no gate: build it with "
-                "camlib.models.create(…, gate=True), or put camlib.models.Gate(channels) in front of its pooling"
-            )
-        distances = _distances(full_precision(out.gate))
-        labels = target.argmax(1)
-        same = labels[:, None] == labels
-        different = ~same
-        same.fill_diagonal_(False)
+        gates, same, different = _gates_and_pairs(out, target, "CCLoss")
+        distances = _distances(gates)
         within = _mean(distances, same)  # each pair stands there twice, which leaves its mean as it is
         if self.form == "hinge":
             return within + _mean((self.margin - distances).clamp_min(0), different)
@@ -78,9 +70,62 @@ class CCLoss(nn.Module):
         if self.form == "difference":
             return within - between
         if self.form == "normalised":
-            return (within - between) / math.sqrt(out.gate.shape[1])
+            return (within - between) / math.sqrt(gates.shape[1])
         # Without a constant the ratio of gates that are all equal would be undefined, and 0, the best, next to it.
         return (within + 1e-3) / (between + 1e-3).where(different.any(), 1)
+
+
+class GateTriplet(nn.Module):
+    """Batch-hard triplet loss on channel attention: a known-good way to group vectors, to judge CC-Loss by.
+
+    mean over the images i of max(0, m + max_p ‖v_i - v_p‖ - min_n ‖v_i - v_n‖) for gates v divided by their length,
+    p running over the other images of i's class in the batch and n over those of other classes. An image without
+    one or the other is left out. In none of the three papers.
+
+    Args:
+        margin: m, above 0; distances are 0 … √2.
+
+    Raises:
+        ValueError: the margin is not positive; when called, the net has no gate, or a target row is mixed or
+            multi-hot.
+
+    Source: Hermans et al., "In defense of the triplet loss for person re-identification", 2017.
+    """
+
+    def __init__(self, margin: float = 0.2):
+        super().__init__()
+        if not 0 < margin < math.inf:
+            raise ValueError(f"margin is {margin}, expected a finite number above 0")
+        self.margin = margin
+
+    def extra_repr(self) -> str:
+        return f"margin={self.margin}"
+
+    def forward(self, out: Output, target: Tensor, state: State) -> Tensor:
+        gates, same, different = _gates_and_pairs(out, target, "GateTriplet")
+        distances = _distances(F.normalize(gates))
+        furthest = distances.masked_fill(~same, 0).amax(1)
+        nearest = distances.masked_fill(~different, math.inf).amin(1)
+        losses = (self.margin + furthest - nearest).clamp_min(0)  # 0 without any of another class
+        return _mean(losses, same.any(1))
+
+
+def _gates_and_pairs(out: Output, target: Tensor, term: str) -> tuple[Tensor, Tensor, Tensor]:
+    """The gates (N, C), and which pairs (N, N) are of one class, not of an image with itself, and which are not.
+
+    Raises:
+        ValueError: the net has no gate, or a target row is mixed or multi-hot.
+    """
+    check_single_label(target, term)
+    if out.gate is None:
+        raise ValueError(
+            f"{term} needs channel attention, but the model has no gate: build it with "
+            "camlib.models.create(…, gate=True), or put camlib.models.Gate(channels) in front of its pooling"
+        )
+    labels = target.argmax(1)
+    same = labels[:, None] == labels
+    different = ~same
+    return full_precision(out.gate), same.fill_diagonal_(False), different
 
 
 def _distances(vectors: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from camlib.attention import KINDS, attentions
 from camlib.names import lookup
 from camlib.objective import State
 from camlib.observe import Output
-from camlib.target import most_confusing, one_hot
+from camlib.target import check_single_label, most_confusing, one_hot
 
 
 def target_region(last: Tensor, size: tuple[int, int]) -> Tensor:
@@ -30,7 +30,7 @@ def target_region(last: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(mask[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
 
 
-def overlap(target_map: Tensor, confuser_map: Tensor, mask: Tensor | float = 1.0) -> Tensor:
+def overlap(target_map: Tensor, confuser_map: Tensor, mask: Tensor | float = 1.0, mask_total: bool = False) -> Tensor:
     """How much two attention maps share inside a mask: L_AS of each image (ICASC, Eq. 3 and ICASC, Figure 6).
 
     2 Σ_xy min(A, B) · mask / Σ_xy (A + B): 0 if they are disjoint there, 1 if they are the same and the mask is 1,
@@ -39,12 +39,15 @@ def overlap(target_map: Tensor, confuser_map: Tensor, mask: Tensor | float = 1.0
     Args:
         target_map, confuser_map: (N, H, W), not negative.
         mask: (N, H, W) in 0 … 1, or a number.
+        mask_total: divide by Σ_xy (A + B) · mask instead. The paper does not: its total counts attention outside
+            the mask too, so that attention which leaves the target region for other places lowers L_AS.
 
     Returns:
         (N,), each 0 … 1.
     """
     shared = (torch.minimum(target_map, confuser_map) * mask).sum((1, 2))
-    return 2 * shared / _or_one((target_map + confuser_map).sum((1, 2)))
+    total = target_map + confuser_map
+    return 2 * shared / _or_one((total * mask if mask_total else total).sum((1, 2)))
 
 
 def share_outside(inner: Tensor, mask: Tensor, theta: float = 0.8) -> Tensor:
@@ -85,6 +88,7 @@ class ICASC(nn.Module):
             is about 1/2 where attention is small, and shrinking the confusing class's map brings L_AS to 0.
         create_graph: let gradients flow through the channel weights too, at the price of derivatives of second
             order. The paper avoids them.
+        mask_total: as in `overlap`, which the paper does not have.
 
     Raises:
         UnknownName: the kind of attention is unknown.
@@ -99,18 +103,19 @@ class ICASC(nn.Module):
         theta: float = 0.8,
         scale: bool = True,
         create_graph: bool = False,
+        mask_total: bool = False,
     ):
         super().__init__()
         lookup(KINDS, attention, "kind of attention")
         if not (separate or consistent):
             raise ValueError("separate is empty and consistent is off: nothing is left of the loss")
         self.attention, self.separate, self.consistent, self.theta = attention, tuple(separate), consistent, theta
-        self.scale, self.create_graph = scale, create_graph
+        self.scale, self.create_graph, self.mask_total = scale, create_graph, mask_total
 
     def extra_repr(self) -> str:
         return (
             f"attention={self.attention!r}, separate={self.separate}, consistent={self.consistent}, "
-            f"theta={self.theta}, scale={self.scale}, create_graph={self.create_graph}"
+            f"theta={self.theta}, scale={self.scale}, create_graph={self.create_graph}, mask_total={self.mask_total}"
         )
 
     def confuser(self, out: Output, target: Tensor) -> Tensor:
@@ -127,7 +132,8 @@ class ICASC(nn.Module):
             confusing = self.confuser(out, target)
             rows = one_hot(confusing.clamp_min(0), target.shape[1])
             for layer, other in self._maps(out, rows, self.separate).items():
-                losses.append(overlap(maps[layer], other, regions[layer]) * (confusing >= 0))
+                shared = overlap(maps[layer], other, regions[layer], self.mask_total)
+                losses.append(shared * (confusing >= 0))
         if self.consistent:
             losses.append(share_outside(maps[-2], regions[-2], self.theta))
         return torch.stack(losses).sum(0).mean()
@@ -194,6 +200,38 @@ class RandomConfuserICASC(ICASC):
         # A row without any would stop multinomial; what is drawn for it is not used.
         drawn = torch.multinomial(others.where(some[:, None], 1), 1).squeeze(1)
         return drawn.where(some, -1)
+
+
+class FixedConfuserICASC(ICASC):
+    """A control: ICASC with one given class for each class, in place of the one that the net confuses it with.
+
+    On `camlib.data.scenes` it is the class that shares the ground, from which the ground cannot tell. In no paper.
+
+    Args:
+        confusers: for each of the K classes another one.
+        arguments: of `ICASC`.
+
+    Raises:
+        ValueError: a class is its own confuser; when called, there are not K of them, or a target row is mixed or
+            multi-hot.
+    """
+
+    def __init__(self, confusers: tuple[int, ...], **arguments):
+        super().__init__(**arguments)
+        for label, other in enumerate(confusers):
+            if label == other or not 0 <= other < len(confusers):
+                raise ValueError(
+                    f"the confuser of class {label} is {other}, expected another of {len(confusers)} classes"
+                )
+        self.register_buffer("confusers", torch.tensor(confusers), persistent=False)
+
+    def confuser(self, out: Output, target: Tensor) -> Tensor:
+        check_single_label(target, "FixedConfuserICASC")
+        if target.shape[1] != len(self.confusers):
+            raise ValueError(
+                f"there are confusers for {len(self.confusers)} classes, but the target has {target.shape[1]}"
+            )
+        return self.confusers[target.argmax(1)]
 
 
 def _or_one(total: Tensor) -> Tensor:

@@ -47,6 +47,7 @@ def create(
     head: str = "linear",
     gate: bool = False,
     channels_per_class: int | None = None,
+    gate_units: int | None = None,
 ) -> nn.Module:
     """Build a net with fresh weights.
 
@@ -61,6 +62,7 @@ def create(
         channels_per_class: pool so many channels for each class, as `camlib.losses.MCLoss` asks for: a 1×1
             convolution with BatchNorm and ReLU makes them of those of the net. Its source gives the last
             convolution itself this number of channels, which not every net here has to give.
+        gate_units: as `units` of `Gate`.
 
     Returns:
         A module that maps images (N, in_channels, H, W) to logits (N, K).
@@ -78,7 +80,7 @@ def create(
         he_normal_(before["expand"])
         model.fc = kind(channels, num_classes)
     if gate:
-        before["gate"] = Gate(model.fc.in_features)
+        before["gate"] = Gate(model.fc.in_features, gate_units)
     if before:
         model.avgpool = nn.Sequential(before | {"pool": model.avgpool})
     return model

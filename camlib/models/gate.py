@@ -13,18 +13,18 @@ class ChannelAttention(nn.Module):
 
     Args:
         channels: C.
-        reduction: C is divided by it for the layer in between, which has at least 32 units, as in nets of 512
-            channels: with fewer, in a narrow net, the gates of a batch can take a handful of values only.
+        units: of the layer in between. By default a sixteenth of C, but at least 32, as in nets of 512 channels:
+            with fewer, in a narrow net, the gates of a batch can take a handful of values only.
 
     Raises:
-        ValueError: the reduction is below 1.
+        ValueError: there are no units.
     """
 
-    def __init__(self, channels: int, reduction: int = 16):
+    def __init__(self, channels: int, units: int | None = None):
         super().__init__()
-        if reduction < 1:
-            raise ValueError(f"reduction is {reduction}, expected at least 1")
-        inner = max(channels // reduction, 32)
+        inner = max(channels // 16, 32) if units is None else units
+        if inner < 1:
+            raise ValueError(f"units is {units}, expected at least 1")
         self.squeeze = nn.Linear(channels, inner)
         self.relu = nn.ReLU(inplace=True)
         self.excite = nn.Linear(inner, channels)
@@ -54,17 +54,17 @@ class Gate(nn.Module):
 
     Args:
         channels: C, of the maps.
-        reduction: as in `ChannelAttention`.
+        units: as in `ChannelAttention`.
 
     Raises:
-        ValueError: the reduction is below 1.
+        ValueError: there are no units.
 
     Source: Hu et al., "Squeeze-and-excitation networks", 2018.
     """
 
-    def __init__(self, channels: int, reduction: int = 16):
+    def __init__(self, channels: int, units: int | None = None):
         super().__init__()
-        self.attention = ChannelAttention(channels, reduction)
+        self.attention = ChannelAttention(channels, units)
 
     def forward(self, maps: Tensor) -> Tensor:
         return maps * self.attention(maps)[:, :, None, None]

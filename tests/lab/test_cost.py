@@ -124,3 +124,32 @@ def test_real_steps_in_a_process_of_their_own(tmp_path, monkeypatch):
     assert 0 < found.seconds < math.inf
     assert found.memory > 10**6
     assert presets.PRESETS["quick"](RUNS[RUN.name]) == RUN.experiment
+
+
+def test_operations_are_counted_for_every_image_and_epoch_three_times():
+    """ResNet-20 at 32 pixels: 40.8 million multiplications and as many additions (He et al. 2016 say 41 million)."""
+    found = cost.operations(Run("cifar100/resnet20/ce"))
+    assert found == pytest.approx(2 * 40.8e6 * 3 * 50_000 * 160, rel=2e-3)
+    assert cost.operations(Run("cifar100/resnet20/ce", "short")) == pytest.approx(found * 12 / 160)
+
+
+def test_a_teacher_adds_its_pass():
+    alone, taught = (cost.operations(Run(f"cifar100/resnet8/{arm}")) for arm in ("ce", "kd_from_resnet20"))
+    teacher = cost.operations(Run("cifar100/resnet20/ce"))
+    assert taught == alone + teacher // 3
+
+
+def test_the_rate_is_that_of_the_device_with_most_records(tmp_path, recorded, monkeypatch):
+    recorded(10)
+    recorded(20, seed=1)
+    recorded(40, seed=2)
+    recorded(1, seed=3, device="an accelerator")
+    load = record.load
+    monkeypatch.setattr(record, "load", lambda name: load(name, tmp_path / "records"))
+    monkeypatch.setattr(cost, "REFERENCE", RUN.name)
+    assert cost.rate() == (cost.operations(RUN) / 20, device_name(CPU))
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(89, "89 s"), (91, "2 min"), (5401, "1.5 h"), (180_000, "2.1 d")])
+def test_durations(seconds, text):
+    assert cost.duration(seconds) == text

@@ -142,3 +142,9 @@ def test_shards_are_the_plan_each_job_once(make_here, count):
 def test_an_unknown_preset(tmp_path):
     with pytest.raises(UnknownName, match="no preset is called 'papper'"):
         plan.make([Run("scenes/resnet8/ce", "papper")], tmp_path)
+
+
+def test_behind_a_student_stands_its_teacher_once():
+    students = [Run(f"cifar100/resnet8/{arm}_from_resnet20", "short", 1) for arm in ("kd", "at")]
+    teacher = Run("cifar100/resnet20/ce", "short", 0)
+    assert plan.behind(students) == [teacher, *students]

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from outputs import ROWS, output, random_output, row_target
 
-from camlib.losses import FICAL, ICAL, CCLoss, MCLoss
+from camlib.losses import FICAL, ICAL, CCLoss, GateTriplet, MCLoss
 from camlib.models import create
 from camlib.objective import State
 from camlib.observe import Output, observe
@@ -148,17 +148,54 @@ def test_the_gate_learns_from_cc_loss_and_so_do_the_layers_before_it():
     assert model.fc.weight.grad is None
 
 
-def test_a_net_without_a_gate_is_answered_with_how_to_get_one():
+@pytest.mark.parametrize("make", [CCLoss, GateTriplet])
+def test_a_net_without_a_gate_is_answered_with_how_to_get_one(make):
     out = observe(create("resnet8", K))(torch.randn(2, 3, 32, 32))
     with pytest.raises(ValueError, match=r"no gate: build it with camlib\.models\.create\(…, gate=True\), or put"):
-        CCLoss()(out, one_hot(torch.tensor([0, 1]), K), State())
+        make()(out, one_hot(torch.tensor([0, 1]), K), State())
+
+
+# A triplet loss on the gates
+
+
+def triplet_by_hand(gate, labels, margin):
+    unit = [[value / math.sqrt(sum(v * v for v in row)) for value in row] for row in gate.tolist()]
+    losses = []
+    for i, label in enumerate(labels):
+        same = [math.dist(unit[i], unit[j]) for j in range(len(labels)) if j != i and labels[j] == label]
+        others = [math.dist(unit[i], unit[j]) for j in range(len(labels)) if labels[j] != label]
+        if same:
+            losses.append(max(0.0, margin + max(same) - min(others)) if others else 0.0)
+    return sum(losses) / len(losses) if losses else 0.0
+
+
+@pytest.mark.parametrize("labels", [LABELS, [0, 1, 2, 3], [3, 3, 3], [0], [k % K for k in range(40)]])
+@pytest.mark.parametrize("margin", [0.2, 0.05, 1.0])
+def test_triplet_loss_by_hand(labels, margin):
+    gate = gates(len(labels)).requires_grad_()
+    found = loss(GateTriplet(margin), gate, labels)
+    assert found.item() == pytest.approx(triplet_by_hand(gate, labels, margin), abs=1e-9)
+    found.backward()
+    assert gate.grad.isfinite().all()
+
+
+def test_triplet_loss_has_the_gradient_of_its_formula():
+    assert torch.autograd.gradcheck(lambda gate: loss(GateTriplet(), gate, LABELS), gates(6).requires_grad_())
+
+
+def test_triplet_loss_is_0_once_classes_stand_apart():
+    gate = torch.eye(K, C, dtype=torch.float64)[LABELS] + 1e-3
+    assert loss(GateTriplet(), gate, LABELS).item() == 0
+    assert loss(GateTriplet(), gate, [1, 0, 0, 3, 1, 0]).item() > 0.2
 
 
 @pytest.mark.parametrize("rows", ["mixed", "multi-hot"])
-@pytest.mark.parametrize("make", [CCLoss, partial(FICAL, 5)], ids=["CCLoss", "FICAL"])
+@pytest.mark.parametrize("make", [CCLoss, GateTriplet, partial(FICAL, 5)])
 def test_rows_of_several_classes_are_refused(make, rows):
     out = random_output()._replace(gate=gates(3))
-    with pytest.raises(ValueError, match=r"(CCLoss|FICAL) needs one class per image, but row 0 of the target is mixed"):
+    with pytest.raises(
+        ValueError, match=r"(CCLoss|GateTriplet|FICAL) needs one class per image, but row 0 of the target is mixed"
+    ):
         make()(out, row_target(ROWS[rows]), State())
 
 
@@ -169,6 +206,7 @@ def test_rows_of_several_classes_are_refused(make, rows):
         (lambda: CCLoss("hinge", 0.0), r"margin is 0\.0, expected a finite number above 0"),
         (lambda: CCLoss("hinge", math.inf), "margin is inf, expected a finite number above 0"),
         (lambda: CCLoss("hinge", math.nan), "margin is nan, expected a finite number above 0"),
+        (lambda: GateTriplet(0.0), r"margin is 0\.0, expected a finite number above 0"),
         (lambda: MCLoss(channels_per_class=0), "channels_per_class is 0, expected at least 1"),
         (lambda: FICAL(5, rate=1.5), r"rate is 1\.5, expected 0 … 1"),
     ],

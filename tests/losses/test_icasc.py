@@ -13,6 +13,7 @@ from camlib.losses import (
     AttentionConsistency,
     AttentionSeparation,
     CrossEntropy,
+    FixedConfuserICASC,
     MultiLabelSoftMargin,
     RandomConfuserICASC,
 )
@@ -175,6 +176,38 @@ def test_separation_is_1_for_one_map_and_0_for_disjoint_ones():
     assert overlap(7 * one, 7 * one).tolist() == [1.0]  # so 1/Z may stand anywhere
 
 
+def test_the_total_inside_the_mask_does_not_fall_when_attention_leaves_it():
+    """Ours: ICASC, Eq. 3 divides by all of the two maps."""
+    pair = torch.tensor([[[0.5, 1.0], [0.0, 0.5]]]), torch.tensor([[[1.0, 0.5], [0.25, 0.0]]])
+    mask = torch.tensor([[[1.0, 0.5], [0.0, 0.0]]])
+    away = pair[0] + torch.tensor([[[0.0, 0.0], [4.0, 0.0]]])
+    assert overlap(*pair, mask).item() == pytest.approx(2 * 0.75 / 3.75)
+    assert overlap(away, pair[1], mask).item() == pytest.approx(2 * 0.75 / 7.75)
+    inside = 2 * 0.75 / (1.5 + 0.5 * 1.5)
+    for first in (pair[0], away):
+        assert overlap(first, pair[1], mask, mask_total=True).item() == pytest.approx(inside)
+
+
+@kinds
+def test_separation_with_the_total_inside_the_mask(net, kind):
+    out, target = net(inner_maps()), row_target(ROWS["one-hot"])
+    found = ICASC(kind, (-1,), consistent=False, mask_total=True)(out, target, State()).item()
+    expected = 0.0
+    for image, row in zip(inner_maps().detach(), ROWS["one-hot"], strict=True):
+        logits = net(image[None]).logits[0].tolist()
+        confusing = max((k for k in range(K) if row[k] == 0), key=lambda k: logits[k])
+        pair = [
+            scaled_by_hand(attention_by_hand(net, image, -1, r, kind))
+            for r in (row, [float(k == confusing) for k in range(K)])
+        ]
+        shared = total = 0.0
+        for a, b, m in zip(*pair, mask_by_hand(pair[0]), strict=True):
+            shared += sum(min(p, q) * r for p, q, r in zip(a, b, m, strict=True))
+            total += sum((p + q) * r for p, q, r in zip(a, b, m, strict=True))
+        expected += 2 * shared / total / N
+    assert found == pytest.approx(expected, abs=1e-6)
+
+
 def test_consistency_is_theta_less_the_share_inside():
     """ICASC, Eq. 5."""
     inner = torch.tensor([[[3.0, 1.0]], [[3.0, 1.0]], [[0.0, 0.0]]])
@@ -302,6 +335,31 @@ def test_random_confuser_draws_no_class_that_was_mixed_in(net):
     torch.manual_seed(0)
     drawn = torch.stack([RandomConfuserICASC().confuser(out, target) for _ in range(200)])
     assert [set(column.tolist()) for column in drawn.T] == [{2, 3, 4}, {0, 1, 4}, {0, 2, 3}]
+
+
+def test_a_fixed_confuser_is_the_one_that_was_given(net):
+    out, target = net(inner_maps()), row_target(ROWS["one-hot"])
+    term = FixedConfuserICASC((3, 4, 0, 0, 2), separate=(-1,), consistent=False)
+    assert term.confuser(out, target).tolist() == [4, 3, 2]
+    wanted = one_hot(torch.tensor([4, 3, 2]), K).double()
+    most = out._replace(logits=out.logits + 0 * out.pooled.sum() + 100 * wanted)  # what ICASC itself would take then
+    expected = ICASC(separate=(-1,), consistent=False)(most, target, State())
+    assert term(out, target, State()).item() == pytest.approx(expected.item(), rel=1e-9)
+    assert not term.state_dict()
+
+
+@pytest.mark.parametrize("confusers", [(0, 0, 1, 2, 3), (1, 0, 5, 2, 3), (1, 0, -1, 2, 3)])
+def test_a_fixed_confuser_is_another_of_the_classes(confusers):
+    with pytest.raises(ValueError, match="the confuser of class"):
+        FixedConfuserICASC(confusers)
+
+
+def test_fixed_confusers_fit_the_target(net):
+    out = net(inner_maps())
+    with pytest.raises(ValueError, match="confusers for 2 classes, but the target has 5"):
+        FixedConfuserICASC((1, 0))(out, row_target(ROWS["one-hot"]), State())
+    with pytest.raises(ValueError, match="mixed or multi-hot"):
+        FixedConfuserICASC((1, 2, 3, 4, 0))(out, row_target(ROWS["mixed"]), State())
 
 
 @pytest.mark.parametrize("term", [ICASC, RandomConfuserICASC])

@@ -135,10 +135,23 @@ def test_maps_in_half_precision_are_scaled_in_that_of_the_weights():
     torch.testing.assert_close(gate(f), gate(f.float()))
 
 
-@pytest.mark.parametrize("reduction", [0, -1])
-def test_a_gate_is_not_wider_than_its_maps(reduction):
-    with pytest.raises(ValueError, match=f"reduction is {reduction}, expected at least 1"):
-        Gate(C, reduction)
+@pytest.mark.parametrize("units", [0, -1])
+def test_a_gate_without_units_is_refused(units):
+    with pytest.raises(ValueError, match=f"units is {units}, expected at least 1"):
+        Gate(C, units)
+
+
+def test_a_narrow_gate_leaves_the_rest_of_the_net_alone():
+    torch.manual_seed(0)
+    wide = create("resnet8", K, gate=True).state_dict()
+    torch.manual_seed(0)
+    narrow = create("resnet8", K, gate=True, gate_units=4).state_dict()
+    different = {key for key in wide if wide[key].shape != narrow[key].shape or not torch.equal(wide[key], narrow[key])}
+    assert {key.rsplit(".", 1)[0] for key in different} == {
+        "avgpool.gate.attention.squeeze",
+        "avgpool.gate.attention.excite",
+    }
+    assert narrow["avgpool.gate.attention.squeeze.weight"].shape == (4, 64)
 
 
 def test_in_front_of_the_pooling_of_torchvisions_net():

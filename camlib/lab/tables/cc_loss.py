@@ -15,6 +15,10 @@ _HEADINGS = {
     "mc": "MC-Loss",
     "ical": "ICAL",
     "fical": "FICAL",
+    "cc_late": "CC-Loss, gate, second half only",
+    "cc_lambda_0.02": "CC-Loss, gate, λ = 0.02",
+    "cc_lambda_0.1": "CC-Loss, gate, λ = 0.1",
+    "triplet": "triplet loss, gate",
 }
 FORMS = {
     "gate": "CE loss, gate",
@@ -35,6 +39,7 @@ _ROWS = {
 }
 _OURS = {
     "mnist_vgg8_slim": (f"VGG-8, slim, MNIST ({SMALL})", "mnist/vgg8_slim", "accuracy"),
+    "mnist_few": (f"VGG-8, slim, 1,200 images of MNIST ({SMALL})", "mnist_few/vgg8_slim", "accuracy"),
     "mnist_resnet18_slim": (f"ResNet-18, slim, MNIST ({SMALL})", "mnist/resnet18_slim", "accuracy"),
     # CAM-loss' protocol, batch 128 included, so that losses of all papers can be compared on one net.
     "cifar100_resnet20": (f"ResNet-20, CIFAR-100 ({SMALL})", "cifar100/resnet20", "accuracy"),
@@ -94,7 +99,7 @@ def _table_3() -> Table:
     usual_batch = {"cifar100_vgg16": 32, "cars196_vgg16": 16, "mnist_vgg8_slim": 32}
     gates = dict(zip(_ROWS, zip(_PAPER["gate"], _SPREAD["gate"], strict=True), strict=True))
     everything = _ROWS | _OURS
-    for base in ("mnist_vgg16", "cifar100_vgg16", "cars196_vgg16", "mnist_vgg8_slim", "cifar100_resnet20"):
+    for base in (*lambdas[1.0], "mnist_few", "mnist_vgg8_slim", "cifar100_resnet20"):
         heading, runs, _ = everything[base]
         for weight, numbers in lambdas.items():
             row = f"{base}_lambda_{weight}"
@@ -116,6 +121,39 @@ def _table_3() -> Table:
     return Table("cc-table-3", title, rows, columns, entries, unit="accuracy %", baseline="gate")
 
 
+def _across(name: str, title: str, kind: str, of: Table, columns: dict[str, str], baseline: str) -> Table:
+    """Rows of CC-Loss, Table 3 beside each other, which its claims compare."""
+    rows, entries = {}, {}
+    for row, heading in of.rows.items():
+        base, found, value = row.partition(f"_{kind}_")
+        if found:
+            rows[base] = heading.rsplit(", ", 1)[0]
+            entries[base, f"{kind}_{value}"] = of.entries[row, "cc"]
+    return Table(name, title, rows, columns, entries, unit="accuracy %", baseline=baseline)
+
+
+def _lambdas(of: Table) -> Table:
+    columns = {f"lambda_{weight}": f"λ = {weight}" for weight in (0.5, 1.0, 1.5, 2.0)}
+    return _across("cc-lambda", "CC-Loss, Table 3, by λ: accuracy", "lambda", of, columns, "lambda_1.0")
+
+
+def _batches(of: Table) -> Table:
+    columns = {f"batch_{size}": f"batch {size}" for size in (8, 16, 32, 64, 128)}
+    return _across("cc-batch", "CC-Loss, Table 3, by batch size: accuracy", "batch", of, columns, "batch_32")
+
+
+def _gates() -> Table:
+    """Whether the gates of a class are alike: distances within classes over those between, times 100; 100 by chance."""
+    columns = {arm: _HEADINGS[arm] for arm in ("gate", "cc")}
+    metric, rows, entries = "gate_distance_ratio", {}, {}
+    for row in ("mnist_vgg8_slim", "mnist_few", "mnist_resnet18_slim", "scenes_resnet8", "scenes_fair_resnet8"):
+        heading, runs, _ = _OURS[row]
+        rows[row] = heading
+        entries |= {(row, arm): Entry(f"{runs}/{arm}", metric=metric) for arm in columns}
+    title = "CC-Loss: distances between gates within a class over those between classes, times 100"
+    return Table("cc-gates", title, rows, columns, entries, unit="score %", baseline="gate")
+
+
 def _forms() -> Table:
     """What the poster leaves open: each reading of the loss, on the nets of our own rows."""
     rows = {row: heading for row, (heading, *_) in _OURS.items()}
@@ -124,6 +162,24 @@ def _forms() -> Table:
     }
     title = "CC-Loss by each reading of its formula, accuracy"
     return Table("cc-forms", title, rows, FORMS, entries, unit="accuracy %", baseline="gate")
+
+
+def _why() -> Table:
+    """What CC-Loss does apart from its gate: a narrow one, later, weaker, and another loss that groups the gates."""
+    arms = ("ce", "gate", "cc", "cc_late", "cc_lambda_0.1", "cc_lambda_0.02", "triplet")
+    rows, entries = {}, {}
+    for row, (heading, runs, metric) in _OURS.items():
+        setting = runs.split("/")[0]
+        if setting not in ("scenes", "scenes_fair"):
+            continue
+        rows[row] = heading
+        entries |= {(row, arm): Entry(f"{runs}/{arm}", metric=metric) for arm in arms}
+        rows[f"{row}_narrow"] = f"{heading}, gate with 4 units in place of 32"
+        narrow = {"ce": "ce", "gate": "gate_narrow", "cc": "cc_narrow"}
+        entries |= {(f"{row}_narrow", of): Entry(f"{runs}/{arm}", metric=metric) for of, arm in narrow.items()}
+    title = "CC-Loss on Scenes: the gate's width, a late start, lower weights, a triplet loss; accuracy"
+    columns = {arm: _HEADINGS[arm] for arm in arms}
+    return Table("cc-why", title, rows, columns, entries, unit="accuracy %", baseline="gate")
 
 
 def _figure() -> Table:
@@ -145,6 +201,10 @@ def tables() -> tuple[Table, ...]:
         ),
         _comparison("cc-table-2", "CC-Loss, Table 2: the gate, accuracy", ("ce", "gate", "cc")),
         _table_3(),
+        _lambdas(_table_3()),
+        _batches(_table_3()),
+        _gates(),
         _forms(),
+        _why(),
         _figure(),
     )
