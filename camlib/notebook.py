@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from camlib import plots
-from camlib.lab import claims, cost, plan, verdict
+from camlib.lab import claims, verdict
 from camlib.lab.presets import PRESETS
 from camlib.lab.record import Record
 from camlib.lab.run import run
@@ -86,14 +86,24 @@ class Book:
             KeyError: there is no such table or column.
         """
         found = claims.answer(lookup(TABLES, name, "table"), baseline, methods=methods, rows=rows)
-        sentences, command = found.still_open.rsplit(": ", 1)
-        items = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in found.measured)
-        measured = f"<ul>{items}</ul>" if items else "Nothing yet."
+        self.in_short(found.paper, found.measured, found.still_open)
+
+    def in_short(self, paper: str, measured: Sequence[str], still_open: str) -> None:
+        """Show a chapter's answer in three lines, as `answer` does for a table.
+
+        Args:
+            paper: what the paper says, and where.
+            measured: what was measured, one sentence each, made from records or from what the chapter computed.
+            still_open: what is not known; a command may stand behind its last colon.
+        """
+        question, command = still_open.rsplit(": ", 1) if ": " in still_open else (still_open, "")
+        end = f"{html.escape(question)}: <code>{html.escape(command)}</code>" if command else html.escape(question)
+        items = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in measured)
         display(
             HTML(
-                f"<p><strong>The paper says.</strong> {html.escape(found.paper)}</p>"
-                f"<div><strong>We measured.</strong> {measured}</div>"
-                f"<p><strong>Still open.</strong> {html.escape(sentences)}: <code>{html.escape(command)}</code></p>"
+                f"<p><strong>The paper says.</strong> {html.escape(paper)}</p>"
+                f"<div><strong>We measured.</strong> {f'<ul>{items}</ul>' if items else 'Nothing yet.'}</div>"
+                f"<p><strong>Still open.</strong> {end}</p>"
             )
         )
 
@@ -163,7 +173,7 @@ class Book:
         return shown
 
     def commands(self, name: str) -> None:
-        """Print the runs behind a table, what they cost by counting, and the commands that time and train them.
+        """Print the runs behind a table, and the commands that show what they cost and train them.
 
         Raises:
             KeyError: there is no such table.
@@ -172,13 +182,6 @@ class Book:
         cited = [f"{row}/{column} ({entry.cited})" for (row, column), entry in table.entries.items() if not entry.run]
         others = f"; no run stands behind what the paper cites: {', '.join(cited)}" if cited else ""
         print(f"{len(table.runs)} runs of one seed stand behind {len(table.entries)} numbers{others}.")
-        counted = sum(cost.operations(run) for run in plan.behind(Run(run) for run in table.runs))
-        speed, device = cost.rate()
-        print(
-            "One seed of all by the full protocol, with what they learn or start from, is "
-            f"{counted:.1e} floating-point operations: {cost.duration(counted / speed)} of work for the machine of the "
-            f"book's records ({device})."
-        )
         print(f"python -m camlib plan {name} --seeds 0-4          # each run once, and what it costs on this machine")
         print(f"python -m camlib plan {name} --seeds 0-4 --run    # trains what is left; goes on where it was stopped")
         print("\n".join(table.runs))

@@ -163,6 +163,12 @@ def test_where_nothing_was_run_the_answer_says_so(book, shown, monkeypatch):
     assert "<strong>We measured.</strong> Nothing yet." in shown[0]
 
 
+def test_a_chapter_without_a_table_has_its_own_three_lines(book, shown):
+    book.in_short("It helps.", ["a < b"], "all else")
+    assert "<li>a &lt; b</li>" in shown[0]
+    assert shown[0].endswith("<strong>Still open.</strong> all else</p>")
+
+
 def test_what_was_found_is_a_list_of_the_table_first(book, shown, monkeypatch):
     monkeypatch.setattr(claims, "found", lambda table, *rest, **more: [f"{table.name}: a < b"])
     book.found("And more.", table="cam-table-1")
