@@ -96,8 +96,8 @@ test-versions: setup
 
 test-ray: $(V)/.ray
 	$(SINGLE) $(B)/python -m pytest tests/cluster
-$(V)/.ray: $(V)/.done
-	$(B)/uv pip install -q --python $(B)/python --editable '.[ray]'
+$(V)/.ray: $(V)/.done requirements-ray.txt
+	$(B)/uv pip install -q --python $(B)/python --no-deps -r requirements-ray.txt
 	touch $@
 
 bench: setup
@@ -107,6 +107,7 @@ lock: setup
 	$(COMPILE) pyproject.toml --group dev --group book --group page -o requirements.txt
 	$(COMPILE) --constraint requirements.txt --group oracles -o requirements-oracles.txt
 	$(COMPILE) --constraint requirements.txt --group course -o requirements-course.txt
+	$(COMPILE) --constraint requirements.txt pyproject.toml --extra ray -o requirements-ray.txt
 
 address: setup
 	$(B)/python book/_tools/address.py "$(URL)"

@@ -12,19 +12,20 @@ import seaborn
 import torch
 from matplotlib import pyplot
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from camlib.lab.table import Table
 from camlib.lab.verdict import ENOUGH_SEEDS, shifted
-from camlib.maps import minmax
+from camlib.maps import Cells, minmax, stretch
 from camlib.measure import ks
 
 COLOURS = seaborn.color_palette("colorblind").as_hex()
 MARKERS = "os^DvPX"
+MAP_COLOURS = "viridis"  # perceptual, and as dark in grey as it is low
 
 # One colour for each method in the whole book, by the beginning of the arm's name.
 METHOD_COLOURS = {
@@ -67,25 +68,30 @@ def colours(names: Iterable[str]) -> list[str]:
 
 
 def map_grid(
-    images: Tensor, columns: Mapping[str, Tensor], labels: Sequence[str], masks: Tensor | None = None
+    images: Tensor,
+    columns: Mapping[str, Tensor],
+    labels: Sequence[str],
+    masks: Tensor | None = None,
+    cells: Cells | None = None,
 ) -> tuple[Figure, str]:
-    """Images beside the same images lit by maps: what a map ranks high stays bright (CAM-loss, Figure 1).
+    """Images beside their maps, in colours over the grey image (CAM-loss, Figure 1).
 
     Args:
         images: uint8 (N, 3, H, W).
-        columns: heading -> maps (N, h, w), each stretched to 0 … 1 per image before it lights.
+        columns: heading -> maps (N, h, w), each stretched to 0 … 1 per image: all colours are on one scale.
         labels: one for each row.
         masks: bool (N, H, W), drawn as an outline of the object.
+        cells: where the maps' cells look, as for `camlib.maps.stretch`.
     """
-    figure, axes = _lit_images(images, list(columns.values()), labels)
+    figure, axes = _maps_over_images(images, list(columns.values()), labels, cells)
     if masks is not None:
         for row_axes, mask in zip(axes, masks, strict=True):
-            for axis in row_axes[1:]:
-                axis.contour(mask.numpy(), levels=[0.5], colors="white", linewidths=0.9)
+            for axis in row_axes:
+                _outline(axis, mask)
     for axis, heading in zip(axes[0], ["image", *columns], strict=True):
         axis.set_title(heading, fontsize=9)
-    figure.tight_layout(pad=0.4)
-    alt = f"A grid of {len(images)} images ({', '.join(labels)}), each beside itself lit by: {', '.join(columns)}."
+    outlined = "" if masks is None else ", the object outlined"
+    alt = f"A grid of {len(images)} images ({', '.join(labels)}), each beside its maps{outlined}: {', '.join(columns)}."
     return figure, alt
 
 
@@ -95,18 +101,20 @@ def class_maps(
     headings: Sequence[Sequence[str]],
     labels: Sequence[str],
     marked: Sequence[int | None],
+    cells: Cells | None = None,
 ) -> tuple[Figure, str]:
-    """Images beside themselves lit by the attention to several classes (ICASC, Figures 1, 2 and 10).
+    """Images beside the attention to several classes, in colours over the grey image (ICASC, Figures 1, 2 and 10).
 
     Args:
         images: uint8 (N, 3, H, W).
-        maps: (N, k, h, w), each stretched to 0 … 1 before it lights.
+        maps: (N, k, h, w), each stretched to 0 … 1.
         headings: of each image k texts, such as the class and its probability.
         labels: one for each row.
         marked: of each image the number of the map of its true class, 0 … k - 1, which gets a frame; None if it is
             not among them.
+        cells: where the maps' cells look, as for `camlib.maps.stretch`.
     """
-    figure, axes = _lit_images(images, maps.unbind(1), labels)
+    figure, axes = _maps_over_images(images, maps.unbind(1), labels, cells)
     rows = []
     for row_axes, label, texts, true in zip(axes, labels, headings, marked, strict=True):
         for axis, text in zip(row_axes[1:], texts, strict=True):
@@ -115,32 +123,50 @@ def class_maps(
             frame = row_axes[1 + true].spines
             frame[:].set(visible=True, color=COLOURS[3], linewidth=3)
         rows.append(f"{label}: " + ", ".join(f"{t} (true, framed)" if i == true else t for i, t in enumerate(texts)))
-    figure.set_figheight(figure.get_figheight() + 0.2 * len(images))  # for the headings
-    figure.tight_layout(pad=0.4, h_pad=1.2)
-    return figure, f"Images, each beside itself lit by the attention to several classes. {'; '.join(rows)}."
+    figure.set_figheight(figure.get_figheight() + 0.3 * len(images))  # for the headings
+    return figure, f"Images, each beside the maps of several classes. {'; '.join(rows)}."
 
 
-def _lit_images(images: Tensor, columns: Sequence[Tensor], labels: Sequence[str]) -> tuple[Figure, np.ndarray]:
-    """A row for each image: the image, then the image lit by its map in each column, (N, h, w)."""
+def _maps_over_images(
+    images: Tensor, columns: Sequence[Tensor], labels: Sequence[str], cells: Cells | None
+) -> tuple[Figure, np.ndarray]:
+    """A row for each image: the image, then its map in each column, (N, h, w), in colours over the grey image."""
     pixels = images.permute(0, 2, 3, 1).float() / 255
+    grey = (pixels @ torch.tensor([0.299, 0.587, 0.114])).numpy()[..., None].repeat(3, -1)
     figure, axes = pyplot.subplots(
-        len(images), 1 + len(columns), figsize=(1.45 * (1 + len(columns)), 1.45 * len(images)), squeeze=False
+        len(images),
+        1 + len(columns),
+        figsize=(1.4 * (1 + len(columns)) + 0.6, 1.35 * len(images) + 0.2),
+        squeeze=False,
+        layout="constrained",
     )
     for row, label in enumerate(labels):
         axes[row, 0].imshow(pixels[row].numpy())
         axes[row, 0].set_ylabel(label, rotation=0, ha="right", va="center")
         for column, maps in enumerate(columns, start=1):
-            lit = minmax(maps[row : row + 1].detach())
-            lit = interpolate(lit[None], size=images.shape[2:], mode="bilinear", align_corners=False)[0, 0]
-            axes[row, column].imshow((pixels[row] * (0.12 + 0.88 * lit[..., None])).numpy())
+            value = minmax(stretch(maps[row : row + 1].detach().float(), images.shape[2:], cells))[0].numpy()
+            # Where a map is low the image shows, where it is high its colour.
+            opaque = 0.35 + 0.4 * value[..., None]
+            colour = pyplot.colormaps[MAP_COLOURS](value)[..., :3]
+            axes[row, column].imshow((1 - opaque) * grey[row] + opaque * colour)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
+    scale = figure.colorbar(ScalarMappable(cmap=MAP_COLOURS), ax=axes, aspect=12 * len(images), pad=0.01, ticks=[0, 1])
+    scale.ax.set_yticklabels(["each map's\nlowest", "each map's\nhighest"], fontsize=7)
     return figure, axes
+
+
+def _outline(axis: Axes, mask: Tensor) -> None:
+    """The border of a mask, to be seen on light and on dark."""
+    for colour, width in (("black", 2.2), ("white", 1.1)):
+        axis.contour(mask.numpy(), levels=[0.5], colors=colour, linewidths=width)
 
 
 def numbers_grid(grids: Mapping[str, Tensor], digits: int = 1) -> tuple[Figure, str]:
     """Small maps as grids of coloured cells with their numbers written in, all on one scale of colours.
+
+    Where there are negative numbers, white is 0.
 
     Args:
         grids: heading -> (h, w).
@@ -148,9 +174,9 @@ def numbers_grid(grids: Mapping[str, Tensor], digits: int = 1) -> tuple[Figure, 
     """
     figure, axes = pyplot.subplots(1, len(grids), figsize=(1.75 * len(grids), 1.95), squeeze=False)
     texts = []
-    low, high = (float(end) for end in torch.cat([grid.flatten() for grid in grids.values()]).aminmax())
+    scale = _scale(grids, "Blues", room=1.6)  # no colour so dark that its number cannot be read
     for axis, (heading, grid) in zip(axes[0], grids.items(), strict=True):
-        axis.imshow(grid.numpy(), cmap="Blues", vmin=low - 0.3, vmax=high * 1.6 + 0.4)
+        axis.imshow(grid.numpy(), **scale)
         for y, row in enumerate(grid.tolist()):
             for x, value in enumerate(row):
                 axis.text(x, y, f"{value:.{digits}f}", ha="center", va="center", color="black")
@@ -159,6 +185,15 @@ def numbers_grid(grids: Mapping[str, Tensor], digits: int = 1) -> tuple[Figure, 
         texts.append(f"{heading}: {[[round(v, digits) for v in row] for row in grid.tolist()]}")
     figure.tight_layout(pad=0.5)
     return figure, "Grids of numbers. " + "; ".join(texts) + "."
+
+
+def _scale(grids: Mapping[str, Tensor], positive: str, room: float = 1.0) -> dict[str, object]:
+    """One scale of colours for all grids: from blue over white at 0 to red if a number is negative, else `positive`."""
+    low, high = (float(end) for end in torch.cat([grid.detach().flatten() for grid in grids.values()]).aminmax())
+    if low < 0:
+        end = max(-low, high) * room
+        return {"cmap": "RdBu_r", "vmin": -end, "vmax": end}
+    return {"cmap": positive, "vmin": low - 0.3 * (room - 1), "vmax": high * room + 0.7 * (room - 1)}
 
 
 def histories(
@@ -477,7 +512,7 @@ def scatter_classes(points: Mapping[str, Tensor], labels: Tensor, classes: Seque
 
 
 def matrix(grids: Mapping[str, Tensor], *, xlabel: str, ylabel: str, value: str) -> tuple[Figure, str]:
-    """Matrices as heat maps side by side, all on one scale of colours.
+    """Matrices as heat maps side by side, all on one scale of colours, centred at 0 if there are negative entries.
 
     Args:
         grids: heading -> (n, m).
@@ -485,8 +520,7 @@ def matrix(grids: Mapping[str, Tensor], *, xlabel: str, ylabel: str, value: str)
         ylabel: what a row is.
         value: what an entry is, with its unit.
     """
-    low = min(grid.min().item() for grid in grids.values())
-    high = max(grid.max().item() for grid in grids.values())
+    scale = _scale(grids, MAP_COLOURS)
     square = all(len(grid) == len(grid.T) for grid in grids.values())
     width = 3.1 if square else max(3.1, 7 / len(grids))
     figure, axes = pyplot.subplots(
@@ -495,7 +529,7 @@ def matrix(grids: Mapping[str, Tensor], *, xlabel: str, ylabel: str, value: str)
     texts = []
     for axis, (heading, grid) in zip(axes[0], grids.items(), strict=True):
         aspect = "equal" if square else "auto"
-        image = axis.imshow(grid.detach().numpy(), cmap="viridis", vmin=low, vmax=high, aspect=aspect)
+        image = axis.imshow(grid.detach().numpy(), aspect=aspect, **scale)
         axis.set(xlabel=xlabel)
         for along in (axis.xaxis, axis.yaxis):
             along.set_major_locator(MaxNLocator(6, integer=True))
