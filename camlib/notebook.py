@@ -5,6 +5,7 @@ import html
 import io
 import os
 import tempfile
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -20,7 +21,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from camlib import plots
-from camlib.lab import claims, verdict
+from camlib.lab import claims, cost, plan, verdict
 from camlib.lab.presets import PRESETS
 from camlib.lab.record import Record
 from camlib.lab.run import run
@@ -173,7 +174,7 @@ class Book:
         return shown
 
     def commands(self, name: str) -> None:
-        """Print the runs behind a table, and the commands that show what they cost and train them.
+        """Print the runs behind a table: protocols, objectives, cost by counting, and what times and trains them.
 
         Raises:
             KeyError: there is no such table.
@@ -182,9 +183,28 @@ class Book:
         cited = [f"{row}/{column} ({entry.cited})" for (row, column), entry in table.entries.items() if not entry.run]
         others = f"; no run stands behind what the paper cites: {', '.join(cited)}" if cited else ""
         print(f"{len(table.runs)} runs of one seed stand behind {len(table.entries)} numbers{others}.")
+        counted = sum(cost.operations(run) for run in plan.behind(Run(run) for run in table.runs))
+        speed, device = cost.rate()
+        print(
+            "One seed of all by the full protocol, with what they learn or start from, is "
+            f"{counted:.1e} floating-point operations: {cost.duration(counted / speed)} of work for the machine of the "
+            f"book's records ({device})."
+        )
         print(f"python -m camlib plan {name} --seeds 0-4          # each run once, and what it costs on this machine")
         print(f"python -m camlib plan {name} --seeds 0-4 --run    # trains what is left; goes on where it was stopped")
-        print("\n".join(table.runs))
+        protocols: dict[str, list[str]] = {}
+        objectives: dict[str, list[str]] = {}
+        for of in table.runs:
+            experiment = Run(of).experiment
+            protocols.setdefault(experiment.protocol, []).append(of)
+            objectives.setdefault(experiment.terms_text, []).append(of.rpartition("/")[2])
+        print("\nProtocols")
+        for protocol, runs in protocols.items():
+            print(f"- {protocol}")
+            print(textwrap.fill(", ".join(runs), 110, initial_indent="  ", subsequent_indent="  "))
+        print("\nObjectives")
+        for objective, arms in objectives.items():
+            print(f"- {', '.join(dict.fromkeys(arms))}: {objective}")
 
     def verdicts(self, name: str, baseline: str | None = None) -> None:
         """Print the verdict on every number of a table that has paired runs, by each protocol.
