@@ -15,8 +15,9 @@ from torchvision.transforms.v2 import functional as transform
 from camlib import models, plots
 from camlib.attention import KINDS, attention, class_map, run_for_attention
 from camlib.lab import weights
+from camlib.maps import Cells
 from camlib.names import lookup
-from camlib.observe import Observed, Output, observe
+from camlib.observe import NotObservable, Observed, Output, observe
 from camlib.target import one_hot
 
 MAPS = {"cam": "CAM", **KINDS}
@@ -154,13 +155,23 @@ def figure(net: Net, photos: Sequence[Path], kind: str = "cam") -> tuple[Figure,
     """
     images = read(photos, net)
     numbers, probabilities, maps = maps_of_likeliest(net, images, kind)
+    cells, placed = _cells(net, maps.shape[-1])
     headings = [
         [f"{net.classes[k]}\n{p:.0%}" for k, p in zip(*row, strict=True)]
         for row in zip(numbers.tolist(), probabilities.tolist(), strict=True)
     ]
     labels = [Path(path).stem[:16] for path in photos]
-    picture, text = plots.class_maps(images, maps.cpu(), headings, labels, [None] * len(labels))
-    return picture, text.replace("\n", " ")
+    picture, text = plots.class_maps(images, maps.cpu(), headings, labels, [None] * len(labels), cells)
+    return picture, text.replace("\n", " ") + placed
+
+
+def _cells(net: Net, count: int) -> tuple[Cells, str]:
+    """Where the cells of maps with so many a side look, and a sentence if that cannot be told."""
+    try:
+        return net.observed.cells(0 if net.inner else -1), ""
+    except NotObservable:
+        step = net.size / count
+        return Cells((step - 1) / 2, step), " Where its cells look cannot be told: they are drawn as blocks of pixels."
 
 
 def save(picture: Figure, path: Path) -> None:

@@ -4,6 +4,8 @@ Notation: `maps` (N, C, H, W) are feature maps f, `weight` (K, C) is the classif
 `target` (N, K) holds target rows T. Every map comes out as (N, H, W).
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -63,6 +65,73 @@ def caam(maps: Tensor) -> Tensor:
     """
     _check_maps(maps)
     return full_precision(maps).sum(1)
+
+
+class Cells(NamedTuple):
+    """Where the cells of a map look, along either axis: cell i is centred at pixel first + i · step.
+
+    Pixel 0 is the picture's first one. A convolution of odd size with stride s, padded by half of its size, looks at
+    pixels 0, s, 2s …, so in most nets the first cell looks at the picture's edge, and a map that is laid over the
+    picture as if its cells were blocks of pixels comes to lie (step - 1) / 2 pixels too far right and down.
+    `camlib.observe(model).cells` says where the cells of a net look.
+    """
+
+    first: float
+    step: float
+
+
+def stretch(maps: Tensor, size: tuple[int, int], cells: Cells | None = None) -> Tensor:
+    """Maps laid over their picture: bilinear between the pixels that the cells look at, constant beyond them.
+
+    Args:
+        maps: (N, h, w).
+        size: height and width of the picture.
+        cells: where the cells look; by default at pixels 0, H / h, 2 H / h …, as those of residual nets do.
+
+    Returns:
+        (N, *size).
+    """
+    down, across = (
+        _between(cells or Cells(0, side / count), count, side, maps)
+        for count, side in zip(maps.shape[1:], size, strict=True)
+    )
+    return down @ maps @ across.T
+
+
+def _between(cells: Cells, count: int, side: int, like: Tensor) -> Tensor:
+    """Of each pixel the weights (side, count) of the cells that it lies between."""
+    pixels = torch.arange(side, device=like.device, dtype=like.dtype)
+    place = ((pixels - cells.first) / cells.step).clamp(0, count - 1)
+    return (1 - (place[:, None] - torch.arange(count, device=like.device)).abs()).clamp_min(0)
+
+
+def cover(masks: Tensor, size: tuple[int, int], cells: Cells | None = None) -> Tensor:
+    """Which share of each cell of a map a mask covers; a cell holds the pixels that are nearer to it than to others.
+
+    Args:
+        masks: (N, H, W), bool or in 0 … 1.
+        size: height and width of the map.
+        cells: where the cells look, as for `stretch`.
+
+    Returns:
+        float32 (N, *size).
+    """
+    masks = masks.float()
+    down, across = (
+        _nearest(cells or Cells(0, side / count), count, side, masks)
+        for count, side in zip(size, masks.shape[1:], strict=True)
+    )
+    return down @ masks @ across.T
+
+
+def _nearest(cells: Cells, count: int, side: int, like: Tensor) -> Tensor:
+    """Of each cell the shares (count, side) that its pixels have in it."""
+    borders = cells.first + (torch.arange(1, count, device=like.device, dtype=like.dtype) - 0.5) * cells.step + 0.5
+    borders = torch.cat([borders.new_zeros(1), borders.clamp(0, side), borders.new_full((1,), side)])
+    pixels = torch.arange(side, device=like.device, dtype=like.dtype)  # pixel p covers p … p + 1
+    inside = torch.minimum(borders[1:, None], pixels + 1) - torch.maximum(borders[:-1, None], pixels)
+    inside = inside.clamp_min(0)
+    return inside / inside.sum(1, keepdim=True).clamp_min(1e-6)
 
 
 def minmax(a: Tensor, eps: float = 1e-6) -> Tensor:

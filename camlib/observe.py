@@ -1,6 +1,7 @@
 """Any classifier that averages its maps, made to show them."""
 
 import contextlib
+import copy
 import math
 import operator
 from typing import NamedTuple
@@ -8,8 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
+from camlib.maps import Cells
 from camlib.models.gate import ChannelAttention
-from camlib.tracing import LAYOUTS, NotObservable, Traced, layout_of
+from camlib.tracing import LAYOUTS, SIZES, NotObservable, Traced, layout_of
 
 
 class Output(NamedTuple):
@@ -86,6 +88,42 @@ class Observed(nn.Module):
             interpreter.env[node] = interpreter.run_node(node)
         return interpreter.env[logits]
 
+    def cells(self, layer: int = -1) -> Cells:
+        """At which pixels the cells of `Output.maps[layer]` look.
+
+        Geometry alone decides it, the strides and paddings on every way from the image, not the weights: in a copy of
+        the model every convolution passes on what is at its centre, and the gradient of a cell shows its pixel.
+
+        Raises:
+            NotObservable: the cells do not lie on a square grid, as where tokens see the whole picture or only part of
+                the pools can be read.
+        """
+        graph = _with_central_taps(self.graph)
+        # Small is fast, but cells at the edge see pools cut off; some nets take one size only.
+        for size in (48, 160, *SIZES):
+            noise = torch.Generator().manual_seed(0)
+            images = 0.5 + torch.rand(1, self.in_channels, size, size, generator=noise)
+            images.requires_grad_()
+            try:
+                maps = graph(images)[1][layer]
+            except (RuntimeError, ValueError, AssertionError):
+                continue
+            if min(maps.shape[2:]) >= 5:
+                break
+        else:
+            raise NotObservable(f"maps[{layer}] has less than five cells a side at every size of a picture tried")
+        middle = [side // 2 for side in maps.shape[2:]]
+        centres = torch.stack([_seen(images, maps, y, y) for y in range(middle[0] - 1, middle[0] + 2)])
+        step = ((centres[2] - centres[0]) / 2).mean().item()
+        first = (centres[1] - step * torch.tensor(middle)).mean().item()
+        places = torch.arange(middle[0] - 1, middle[0] + 2)[:, None]
+        if not (centres - (first + step * places)).abs().max() < 0.05 * step:
+            raise NotObservable(
+                f"where the cells of maps[{layer}] look cannot be told from strides and paddings: "
+                "pass camlib.maps.Cells instead"
+            )
+        return Cells(round(first, 1), round(step, 1))
+
     def compile_blocks(self) -> None:
         """Compile every block of the model on its own, in place, with torch.compile.
 
@@ -138,6 +176,33 @@ class Observed(nn.Module):
         limits = {"recompile_limit": 1000, "accumulated_recompile_limit": 1000}
         settings.enter_context(torch._dynamo.config.patch(limits))
         return settings
+
+
+def _with_central_taps(graph: fx.GraphModule) -> fx.GraphModule:
+    """A copy in which nothing but the places is left of convolutions, pools and norms."""
+    graph = copy.deepcopy(graph).cpu().float().eval()
+    for name, module in list(graph.named_modules()):
+        if isinstance(module, nn.Conv2d):
+            taps = [slice((k - 1) // 2, k // 2 + 1) for k in module.kernel_size]  # of an even size the middle two
+            nn.init.zeros_(module.weight)
+            module.weight.data[:, :, taps[0], taps[1]] = 1 / module.weight.shape[1]
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.MaxPool2d):
+            mean = nn.AvgPool2d(module.kernel_size, module.stride, module.padding, module.ceil_mode)
+            graph.set_submodule(name, mean)
+        elif isinstance(module, (nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)):
+            graph.set_submodule(name, nn.Identity())
+    return graph
+
+
+def _seen(images: Tensor, maps: Tensor, y: int, x: int) -> Tensor:
+    """The centre (2,) of the pixels that a cell depends on, each by its share in the gradient's square."""
+    (gradient,) = torch.autograd.grad(maps[0, :, y, x].sum(), images, retain_graph=True)
+    share = gradient.square().sum((0, 1))
+    share = share / share.sum()
+    pixels = torch.arange(len(share)).float()
+    return torch.stack([share.sum(1) @ pixels, share.sum(0) @ pixels])
 
 
 def observe(model: nn.Module, stages: tuple[str, ...] | None = None) -> Observed:

@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 
-from camlib.maps import attend, caam, cam, channel_weighted, grad_cam, grad_cam_pp, minmax
+from camlib.maps import Cells, attend, caam, cam, channel_weighted, cover, grad_cam, grad_cam_pp, minmax, stretch
 from camlib.names import UnknownName
 
 N, C, K, H, W = 3, 4, 5, 2, 3
@@ -325,3 +325,26 @@ def test_gradient_maps_need_gradients(maps, weight, gradient_map):
 def test_attention_of_an_unknown_kind_is_refused(maps, kind):
     with pytest.raises(UnknownName, match=f"no kind of attention is called '{re.escape(kind)}'; .*grad_cam"):
         attend(kind, maps, maps)
+
+
+def test_maps_laid_over_blocks_are_resized_as_torch_does_it():
+    maps = torch.randn(2, 4, 4, generator=torch.Generator().manual_seed(0))
+    masks = torch.rand(2, 16, 16, generator=torch.Generator().manual_seed(1)) < 0.3
+    blocks = Cells(1.5, 4)
+    torch.testing.assert_close(
+        stretch(maps, (16, 16), blocks),
+        torch.nn.functional.interpolate(maps[:, None], (16, 16), mode="bilinear", align_corners=False)[:, 0],
+    )
+    torch.testing.assert_close(
+        cover(masks, (4, 4), blocks), torch.nn.functional.adaptive_avg_pool2d(masks.float(), (4, 4))
+    )
+
+
+def test_a_cell_stands_on_its_pixel_and_holds_what_is_nearest():
+    """Cells at pixels 0, 4 and 8 of twelve."""
+    maps = torch.tensor([[[0.0, 1.0, 3.0]]])
+    assert stretch(maps, (1, 12), Cells(0, 4))[0, 0].tolist() == [0, 0.25, 0.5, 0.75, 1, 1.5, 2, 2.5, 3, 3, 3, 3]
+    masks = torch.zeros(1, 1, 12)
+    masks[..., 2] = 1  # half of it is nearer to the first cell, half to the second
+    assert cover(masks, (1, 3), Cells(0, 4))[0, 0].tolist() == pytest.approx([0.5 / 2.5, 0.5 / 4, 0])
+    assert torch.equal(stretch(maps, (1, 3)), maps)

@@ -1,6 +1,7 @@
 """What a chapter calls."""
 
 import math
+import re
 from fractions import Fraction
 
 import matplotlib
@@ -130,12 +131,23 @@ def test_a_table_shows_every_entry_cited_ones_marked(book):
 
 def test_commands_name_the_runs_and_what_is_cited(book, capsys):
     book.commands("cam-table-2")
-    first, *others = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("preset ")]
+    first, cost, *others = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("preset ")]
     table = TABLES["cam-table-2"]
+    # PyramidNet-200 alone: 300 epochs of 50,000 images, 4.55e9 multiplications each (Yun et al. 2019), 12 times.
+    assert float(re.search(r"is ([\d.e+]+) floating-point operations: [\d.]+ d of work", cost)[1]) > 12 * 4e17
     assert first.startswith(f"{len(table.runs)} runs of one seed stand behind {len(table.entries)} numbers")
     assert "Yun et al. 2019" in first
     assert others[0].startswith("python -m camlib plan cam-table-2 --seeds 0-4 ")
-    assert others[2:] == list(table.runs)
+    protocols, objectives = "\n".join(others[2:]).split("\nObjectives\n")
+    assert set(re.findall(r"\w+/\w+/[\w+]+", protocols)) == set(table.runs)
+    assert (
+        "- pyramidnet200_a240 on cifar100; 300 epochs, batch 64; SGD, Nesterov momentum 0.9, rate 0.25 times 0.1 at "
+        "150, 225, weight decay 0.0001; crop, flip\n"
+    ) in protocols
+    assert (
+        "cutmix+shake_drop+cam, cutmix_always+cam: 1 CrossEntropy() + step_at(start=20, value=3.0) CAMLoss()"
+        in objectives
+    )
 
 
 def test_verdicts_are_those_of_the_records(book, capsys):

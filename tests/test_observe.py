@@ -1,6 +1,7 @@
 """Foreign classifiers under `observe`: what it returns, and what it refuses (CAM-loss, Eq. 1; CAM-loss, Figure 2)."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from camlib.attention import class_map
 from camlib.losses import CAMLoss
+from camlib.maps import stretch
 from camlib.models import Gate, create
 from camlib.objective import State
 from camlib.observe import NotObservable, observe, tokens_as_maps
@@ -619,3 +621,64 @@ def test_maps_of_a_named_stage_and_of_the_gate_behind_it():
     model = create("resnet8", K, gate=True).eval()
     out = observe(model, stages=("layer3",))(pixels(size=32))
     torch.testing.assert_close(out.maps[0] * out.gate[:, :, None, None], out.maps[1])
+
+
+@pytest.mark.parametrize(
+    ("down", "first"),
+    [
+        (lambda: nn.Conv2d(1, 1, 3, stride=2, padding=1, bias=False), 0),
+        (lambda: nn.Conv2d(1, 1, 2, stride=2, bias=False), 1.5),
+        (lambda: nn.MaxPool2d(2), 1.5),
+        (lambda: nn.Conv2d(1, 1, 5, stride=2, padding=1, bias=False), 3),
+    ],
+    ids=["padded by half", "blocks", "pool", "padded by less than half"],
+)
+def test_a_bright_dot_shows_where_a_cell_looks(down, first):
+    """The dot on the pixel of a cell lights this cell most, and the map laid over the picture is brightest there."""
+    model = nn.Sequential(down(), nn.ReLU(), down(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1, 2))
+    for part in (model[0], model[2]):
+        if isinstance(part, nn.Conv2d):
+            # Highest in the middle.
+            k = torch.arange(part.kernel_size[0]) - (part.kernel_size[0] - 1) / 2
+            part.weight.data[0, 0] = torch.exp(-k.square())[:, None] * torch.exp(-k.square())
+    observed = observe(model)
+    cells = observed.cells()
+    assert cells == (first, 4)
+    dot = torch.zeros(1, 1, 32, 32)
+    y, x = math.floor(first + 4 * 3), math.floor(first + 4 * 5)
+    dot[0, 0, y, x] = 1
+    maps = observed(dot).maps[-1][:, 0].detach()
+    assert divmod(maps.argmax().item(), maps.shape[2]) == (3, 5)
+    laid = stretch(maps, (32, 32), cells)[0]
+    assert laid[y, x] == laid.max()
+
+
+@pytest.mark.parametrize("net", ["resnet18", "densenet121", "squeezenet1_1"])
+def test_cells_follow_strides_and_paddings_through_every_layer(net):
+    """Worked out by hand: each layer adds ((k - 1) / 2 - padding) times the step so far."""
+    first = {"resnet18": 0, "densenet121": 14, "squeezenet1_1": 15}[net]
+    found = observe(torchvision.models.get_model(net, weights=None)).cells()
+    assert found.first == pytest.approx(first, abs=1)
+    assert found.step == pytest.approx(16 if net == "squeezenet1_1" else 32, rel=0.02)
+
+
+def test_cells_that_see_the_whole_picture_have_no_place():
+    class Mixing(nn.Module):
+        def forward(self, maps):
+            return maps.cumsum(2)
+
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1), Mixing(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
+    )
+    with pytest.raises(
+        NotObservable, match=r"where the cells of maps\[-1\] look cannot be told .*: pass camlib.maps.Cells"
+    ):
+        observe(model).cells()
+
+
+def test_where_cells_look_does_not_depend_on_weights_and_changes_none():
+    model = create("resnet8", num_classes=K, gate=True)
+    before = copy.deepcopy(model.state_dict())
+    observed = observe(model)
+    assert [observed.cells(layer) for layer in range(3)] == [(0, 1), (0, 2), (0, 4)]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())

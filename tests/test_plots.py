@@ -5,8 +5,10 @@ and 10 by a fourth.
 """
 
 import math
+import re
 
 import matplotlib
+import numpy
 import pandas
 import pytest
 import torch
@@ -15,6 +17,8 @@ from matplotlib.colors import to_hex
 
 from camlib import plots
 from camlib.lab.table import Table
+from camlib.maps import Cells
+from camlib.names import UnknownName
 
 matplotlib.use("agg")
 
@@ -25,16 +29,38 @@ def close_figures():
     pyplot.close("all")
 
 
-def test_map_grid_lights_an_image_where_its_map_is_high():
+def test_map_grid_colours_an_image_by_its_map_and_keeps_the_picture():
     images = torch.full((1, 3, 4, 4), 255, dtype=torch.uint8)
-    maps = torch.zeros(1, 2, 2)
+    images[..., 3] = 0
+    maps = torch.zeros(1, 4, 4)
     maps[0, 0, 0] = 5.0
     figure, alt = plots.map_grid(images, {"CAM": maps}, ["cat"], masks=torch.eye(4, dtype=torch.bool)[None])
-    lit = figure.axes[1].images[0].get_array()
-    assert lit[0, 0].min() == pytest.approx(1.0, abs=1e-5)
-    assert lit[3, 3].max() == pytest.approx(0.12, abs=1e-5)
+    shown = figure.axes[1].images[0].get_array()
+    low, high = (matplotlib.colormaps[plots.MAP_COLOURS](value)[:3] for value in (0.0, 1.0))
+    assert shown[0, 0].tolist() == pytest.approx(list(0.25 + 0.75 * numpy.array(high)), abs=1e-5)
+    assert shown[3, 0].tolist() == pytest.approx(list(0.65 + 0.35 * numpy.array(low)), abs=1e-5)
+    assert shown[3, 3].tolist() == pytest.approx(list(0.35 * numpy.array(low)), abs=1e-5)
     assert "cat" in alt
     assert "CAM" in alt
+
+
+def test_maps_lie_on_the_pixels_that_their_cells_look_at():
+    images = torch.zeros(1, 3, 16, 16, dtype=torch.uint8)
+    maps = torch.zeros(1, 4, 4)
+    maps[0, 1, 2] = 1
+    for cells, brightest in ((None, (4, 8)), (Cells(2, 4), (6, 10))):
+        figure, _ = plots.map_grid(images, {"CAM": maps}, ["cat"], cells=cells)
+        shown = figure.axes[1].images[0].get_array()
+        assert numpy.unravel_index(shown.sum(-1).argmax(), (16, 16)) == brightest
+
+
+@pytest.mark.parametrize("draw", [plots.numbers_grid, lambda g: plots.matrix(g, xlabel="x", ylabel="y", value="v")])
+def test_numbers_of_both_signs_are_on_one_scale_around_0(draw):
+    figure, _ = draw({"a": torch.tensor([[-3.0, 1.0]]), "b": torch.tensor([[0.5, 2.0]])})
+    for axis in figure.axes[:2]:
+        low, high = axis.images[0].get_clim()
+        assert low == -high
+        assert high >= 3
 
 
 def test_numbers_grid_writes_every_number():
@@ -80,7 +106,7 @@ def test_lines_and_gradient_paths_have_labels_and_text():
     assert (figure.axes[0].get_xlabel(), figure.axes[0].get_ylabel()) == ("step", "cosine")
     assert "0.5 to 0.75" in alt
     figure, alt = plots.gradient_paths()
-    assert {"L_cam", "L_ce", "classifier W"} <= {text.get_text() for text in figure.axes[0].texts}
+    assert {"L_cam", "L_ce", "classifier W"} <= written(figure)
     assert "No gradient leads from L_cam to the classifier" in alt
 
 
@@ -88,23 +114,49 @@ def test_map_grid_takes_maps_of_several_sizes():
     images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
     figure, _ = plots.map_grid(images, {"inner": torch.rand(2, 4, 4), "last": torch.rand(2, 2, 2)}, ["a", "b"])
     assert [axis.get_title() for axis in figure.axes[:3]] == ["image", "inner", "last"]
-    assert all(axis.images[0].get_array().shape == (8, 8, 3) for axis in figure.axes)
+    assert all(axis.images[0].get_array().shape == (8, 8, 3) for axis in figure.axes[:6])
 
 
-def test_class_maps_light_each_class_and_frame_the_true_one():
+def test_class_maps_colour_each_class_and_frame_the_true_one():
     images = torch.full((2, 3, 4, 4), 255, dtype=torch.uint8)
     maps = torch.zeros(2, 2, 2, 2)
     maps[0, 0, 0, 0] = maps[0, 1, 1, 1] = maps[1, :, 0, 1] = 3.0
     headings = [["cat 0.7", "dog 0.2"], ["cat 0.6", "cow 0.1"]]
     figure, alt = plots.class_maps(images, maps, headings, ["CE", "ICASC"], marked=[1, None])
     cat, dog = (figure.axes[i].images[0].get_array() for i in (1, 2))
-    assert cat[0, 0].min() == dog[3, 3].min() == pytest.approx(1.0, abs=1e-5)
-    assert cat[3, 3].max() == dog[0, 0].max() == pytest.approx(0.12, abs=1e-5)
-    assert [axis.get_title() for axis in figure.axes] == ["", *headings[0], "", *headings[1]]
+    assert numpy.unravel_index(cat.sum(-1).argmax(), (4, 4)) == (0, 0)
+    assert numpy.unravel_index(dog.sum(-1).argmax(), (4, 4)) == (2, 2)
+    assert [axis.get_title() for axis in figure.axes[:6]] == ["", *headings[0], "", *headings[1]]
     assert [figure.axes[i].get_ylabel() for i in (0, 3)] == ["CE", "ICASC"]
-    framed = [all(spine.get_visible() for spine in axis.spines.values()) for axis in figure.axes]
+    framed = [all(spine.get_visible() for spine in axis.spines.values()) for axis in figure.axes[:6]]
     assert framed == [False, False, True, False, False, False]
     assert "CE: cat 0.7, dog 0.2 (true, framed); ICASC: cat 0.6, cow 0.1." in alt
+
+
+def written(figure):
+    """The texts of a drawing, formulas as they were given."""
+    return {re.sub(r"\$L_\{\\mathrm\{(\w+)\}\}\$", r"L_\1", text.get_text()) for text in figure.axes[0].texts}
+
+
+@pytest.mark.parametrize("method", ["cam", "icasc", "cc"])
+def test_every_loss_of_a_drawing_is_reached_from_the_image_and_told_in_its_text(method):
+    """CAM-loss, Figure 2 and ICASC, Figure 3."""
+    boxes, arrows, _, _ = plots._FLOWS[method]
+    reached, size = {"image"}, 0
+    while size < len(reached):
+        size = len(reached)
+        reached |= {end for start, end in arrows if start in reached}
+    losses = {name for name in boxes if name.startswith("L")}
+    assert losses <= reached
+    figure, alt = plots.data_flow(method)
+    assert written(figure) >= set(boxes)
+    for name in losses:
+        assert name.split()[0] in alt
+
+
+def test_a_drawing_of_no_method_is_refused():
+    with pytest.raises(UnknownName, match="no method is called 'focal'"):
+        plots.data_flow("focal")
 
 
 def test_ks_chart_puts_a_bar_where_the_curves_are_farthest_apart():

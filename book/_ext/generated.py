@@ -29,6 +29,7 @@ from camlib.lab.claims import (
     ledger,
     measurement,
     shifts,
+    to_say_more,
 )
 from camlib.lab.tables import TABLES
 
@@ -557,10 +558,14 @@ def found(srcdir):
         and not (comparisons["claim"].eq(index) & comparisons["n"].gt(0)).any()
     ]
     lines += ["", "## Of what we know nothing", ""]
-    lines += [
-        f"- {claim.paper}, {claim.item}: [{claim.text}]({claim.chapter}.ipynb)"
-        for claim in never
-    ]
+    for claim in never:
+        commands = ", ".join(
+            f"`python -m camlib plan {name} --seeds 0-4`"
+            for name in claim.tables
+        )
+        lines.append(
+            f"- {claim.paper}, {claim.item}: [{claim.text}]({claim.chapter}.ipynb) Not run: {commands}"
+        )
     return "\n".join(lines)
 
 
@@ -573,7 +578,10 @@ def listed(comparisons):
             f"- {claim.paper}, {claim.item}: [{claim.text}]({claim.chapter}.ipynb)"
         )
         for line in mine.itertuples():
-            lines.append(f"  - {sentence(line, line.baseline)}")
+            more = to_say_more(line)
+            lines.append(
+                f"  - {sentence(line, line.baseline)}{f' {more}' if more else ''}"
+            )
     return lines
 
 

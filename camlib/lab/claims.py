@@ -1,5 +1,6 @@
 """The claims of the three papers, and what the records say about each: the book's ledger."""
 
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -115,6 +116,35 @@ CLAIMS = (
             ("cam-figure-3",),
             ("cam",),
         ),
+        (
+            "Figure 3",
+            "With c = 1 the best start is epoch 30.",
+            "11-choosing-alpha",
+            ("cam-start",),
+            ("t_30",),
+            ("t_0", "t_10", "t_20", "t_40", "t_60", "t_80"),
+        ),
+        (
+            "Figure 3",
+            "With the start fixed the best weight is c = 3.",
+            "11-choosing-alpha",
+            ("cam-weight",),
+            ("c_3",),
+            ("c_1", "c_2", "c_4", "c_5"),
+        ),
+        (
+            "§3.2",
+            "To start when training accuracy exceeds 50 % is a simple but smart choice.",
+            "11-choosing-alpha",
+            ("cam-figure-3",),
+            ("cam",),
+            ("ce",),
+            "_adaptive$",
+        ),
+        ("§3.1", "Grad-CAM or Grad-CAM++ can take the place of CAM, at a higher cost.", "10-cam-loss"),
+        ("§3.1", "If L_cam trained W too, W would tend to a vector of ones.", "10-cam-loss"),
+        ("§1", "CAAMs are cleaner with it than with cross-entropy.", "31-where-it-looks"),
+        ("§4.2", "Against suppressing negative classes it gains most on complex data.", "23-table-4-negative-cam"),
         ("Figure 4", "Its training error is higher and its test error lower: it overfits less.", "30-error-curves"),
         (
             "§4.4",
@@ -254,6 +284,21 @@ CLAIMS = (
             "_top5_overlap$",
             True,
         ),
+        (
+            "Table 4",
+            "With it ResNet-110 outperforms Stochastic Depth and the much deeper ResNet-164.",
+            "22-table-4-cifar-100",
+            ("icasc-deeper",),
+            ("icasc",),
+            ("stochastic_depth", "preresnet164"),
+        ),
+        (
+            "Table 7",
+            "On birds it is the best against the state of the art (whose numbers are all cited).",
+            "25-table-7-cub",
+        ),
+        ("§3.1", "Grad-CAM++ shifts less than Grad-CAM, but costs too much to train with.", "10-gradient-attention"),
+        ("§3.1", "Negative gradients from the ground cause the shift of Grad-CAM.", "10-gradient-attention"),
         ("Figure 2", "Attention at an inner layer is more separable than at the last.", "31-top-5-attention"),
         ("§3.1", "A_ch shifts less between layers than Grad-CAM.", "10-gradient-attention"),
     ),
@@ -318,6 +363,59 @@ CLAIMS = (
             ("cc",),
             ("gate",),
             "_batch_",
+        ),
+        (
+            "Table 1",
+            "MC-Loss is better than cross-entropy on Cars-196,",
+            "20-table-1-loss-functions",
+            ("cc-table-1",),
+            ("mc",),
+            ("ce",),
+            "^cars196",
+        ),
+        (
+            "Table 1",
+            "and worse on MNIST and CIFAR-100.",
+            "20-table-1-loss-functions",
+            ("cc-table-1",),
+            ("mc",),
+            ("ce",),
+            "^(mnist|cifar100)",
+            True,
+        ),
+        (
+            "Table 3",
+            "λ = 1 is the best weight.",
+            "22-table-3-lambda-and-batch-size",
+            ("cc-lambda",),
+            ("lambda_1.0",),
+            ("lambda_0.5", "lambda_1.5", "lambda_2.0"),
+        ),
+        (
+            "Table 3",
+            "Smaller batches are better than 64 and 128,",
+            "22-table-3-lambda-and-batch-size",
+            ("cc-batch",),
+            ("batch_16", "batch_32"),
+            ("batch_64", "batch_128"),
+        ),
+        (
+            "Table 3",
+            "but not as small as 8, where the relation between classes disappears.",
+            "22-table-3-lambda-and-batch-size",
+            ("cc-batch",),
+            ("batch_16", "batch_32"),
+            ("batch_8",),
+        ),
+        (
+            "abstract",
+            "The channel attention of a class becomes alike, and differs between classes.",
+            "11-cc-loss",
+            ("cc-gates",),
+            ("cc",),
+            ("gate",),
+            "",
+            True,
         ),
         (
             "its figure",
@@ -421,6 +519,31 @@ def _finding(line, falls: bool) -> str:
     if abs(line.difference) <= line.half_width:
         return "undecided"
     return "contradicts" if (line.difference < 0) != falls else "supports"
+
+
+def to_say_more(line) -> str:
+    """What it would take to say more of a comparison: a command, more pairs, or nothing if its interval leaves out 0.
+
+    How many pairs is told from the spread of those there are: so many that an interval around the paper's gain, or,
+    where it has none, around the gain that was measured, would leave out 0.
+
+    Args:
+        line: of `ledger`.
+    """
+    if line.n == 0:
+        return f"Not run: python -m camlib plan {line.table}/{line.row} --seeds 0-4"
+    if line.n < verdict.ENOUGH_SEEDS:
+        preset = "" if line.preset == "paper" else f" --preset {line.preset}"
+        return f"More seeds: python -m camlib plan {line.table}/{line.row} --seeds 0-4{preset}"
+    gain = abs(line.difference if math.isnan(line.claimed) else line.claimed)
+    if abs(line.difference) > line.half_width or not gain:
+        return ""
+    spread = verdict.spread_of(line.n, line.half_width)
+    pairs = next((n for n in range(line.n, 1000) if verdict.half_width(n, spread) < gain), None)
+    if pairs == line.n:  # the claimed gain would show, so that its absence says something
+        return ""
+    whose = "the measured gain" if math.isnan(line.claimed) else "the paper's gain"
+    return f"To tell {whose} of {gain:.2f} points from 0 would take {pairs or 'more than 1,000'} pairs of seeds."
 
 
 class Answer(NamedTuple):

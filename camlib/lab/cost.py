@@ -3,6 +3,7 @@
 import json
 import math
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import cache
@@ -144,29 +145,38 @@ def out_of_memory(error: RuntimeError) -> bool:
 
 def _measure(run: Run, device: str, threads: int) -> tuple[float, float]:
     torch.set_num_threads(threads)
+    steps = stepper(run, device)
+    per_step, memory = steps(2)  # warms up
+    if STEPS * per_step <= PATIENCE:
+        per_step, memory = steps(STEPS)
+    return per_step, memory
+
+
+def stepper(run: Run, device: str) -> Callable[[int], tuple[float, float]]:
+    """What times so many steps of a run on made-up images, every term with it: seconds a step, and peak bytes."""
     experiment = run.experiment.lasting(1)  # so that every term takes part
     shape = _shape(experiment)
-    per_step, memory = math.inf, 0
-    for steps in (2, STEPS):  # the first for warming up
-        if steps * per_step > PATIENCE and per_step < math.inf:
-            break
-        count = steps * experiment.batch_size
-        images = torch.randint(0, 256, (count, shape["channels"], *shape["size"]), dtype=torch.uint8)
-        labels = torch.randint(0, shape["classes"], (count,))
-        half = torch.full((shape["channels"],), 0.5)
-        parts = {"mean": half, "std": half, "device": device}
+    observed = observe(experiment.model(shape["classes"], shape["channels"]))
+    teacher = None
+    if experiment.teacher:
+        lender = Run(experiment.teacher, run.preset).experiment
+        teacher = observe(lender.model(shape["classes"], shape["channels"]))
+    objective = experiment.objective(observed.head, teacher)
+    schedule = presets.on(torch.device(device), run.preset, experiment.schedule)
+    half = torch.full((shape["channels"],), 0.5)
+    parts = {"mean": half, "std": half, "device": device}
+
+    def steps(count: int) -> tuple[float, float]:
+        images = torch.randint(
+            0, 256, (count * experiment.batch_size, shape["channels"], *shape["size"]), dtype=torch.uint8
+        )
+        labels = torch.randint(0, shape["classes"], (len(images),))
         train = Loader(images, labels, shape["classes"], experiment.batch_size, augment=experiment.augment, **parts)
         test = Loader(images[:2], labels[:2], shape["classes"], 2, **parts)
-        observed = observe(experiment.model(shape["classes"], shape["channels"]))
-        teacher = None
-        if experiment.teacher:
-            lender = Run(experiment.teacher, run.preset).experiment
-            teacher = observe(lender.model(shape["classes"], shape["channels"]))
-        schedule = presets.on(torch.device(device), run.preset, experiment.schedule)
-        objective = experiment.objective(observed.head, teacher)
         result = fit(observed, objective, (train, test), schedule, test=evaluate, progress=False)
-        per_step, memory = result.wall_seconds / steps, result.peak_memory_bytes
-    return per_step, memory
+        return result.wall_seconds / count, result.peak_memory_bytes
+
+    return steps
 
 
 def _disk(experiment: Experiment) -> int:

@@ -87,7 +87,7 @@ def verdict(
     gains = (baseline - method if unit == "error %" else method - baseline).dropna().drop(list(unlike), errors="ignore")
     n, alone = len(gains), len(baseline.index.symmetric_difference(method.index))
     mean = float(gains.mean())
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * gains.std() / math.sqrt(n)) if n > 1 else math.nan
+    half = half_width(n, float(gains.std())) if n > 1 else math.nan
     label, reason = _judge(n, mean, half, claim)
     faithful = preset == "paper"
     if not faithful:
@@ -101,6 +101,16 @@ def verdict(
         *(f"Seed {seed} left out: its two runs differ in {what}." for seed, what in unlike.items()),
     ]
     return Verdict(label, " ".join(filter(None, sentences)), n, mean, half)
+
+
+def half_width(n: int, spread: float) -> float:
+    """Of the interval around the mean of n gains, at least two, with this standard deviation, by Student's t."""
+    return float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * spread / math.sqrt(n)
+
+
+def spread_of(n: int, half: float) -> float:
+    """The standard deviation of n gains whose interval has this half-width."""
+    return half / half_width(n, 1.0)
 
 
 def _judge(n: int, mean: float, half: float, claim: float | None) -> tuple[str, str]:

@@ -5,11 +5,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from camlib.attention import attention, run_for_attention
+from camlib.attention import KINDS, attention, run_for_attention
 from camlib.data.loader import Batches
+from camlib.maps import Cells
 from camlib.measure.accuracy import evaluating, hits
 from camlib.measure.localisation import energy_inside, pointing_game, threshold_iou
 from camlib.measure.segmentation import segments
+from camlib.names import lookup
 from camlib.precision import mixed_precision
 from camlib.target import one_hot
 
@@ -23,7 +25,8 @@ class MultiLabel:
     one of theirs; "loss", the multi-label soft margin. Where the set has segments, it also measures the attention at
     the last layer to each class an image shows, against that class's pixels: "energy_inside", "pointing_game" and
     "iou" (`threshold_iou`), each a mean over pairs of image and class. Unknown pixels count as outside. The test's
-    transform must keep the whole image, or maps and pixels do not lie on each other.
+    transform must keep the whole image, or maps and pixels do not lie on each other. A map's cells count as blocks of
+    pixels here, wherever they look: so the records were made, which must stay comparable.
 
     Every process tests all images.
 
@@ -32,10 +35,12 @@ class MultiLabel:
         least: leave classes out of both means that fewer test images show: their precision is chance.
 
     Raises:
+        UnknownName: the kind of map is unknown.
         ValueError: when called, no class is left.
     """
 
     def __init__(self, attention: str = "channel_weighted", least: int = 1):
+        lookup(KINDS, attention, "kind of attention")  # at once, and not after a training
         self.attention, self.least = attention, least
 
     def __call__(self, model: nn.Module, loader: Batches, precision: str = "float32") -> dict[str, float]:
@@ -56,9 +61,11 @@ class MultiLabel:
                             some = masks.any(2).any(1) & (target[:, k] > 0)
                             rows = one_hot(torch.full_like(index, k), loader.num_classes).to(loader.device)
                             maps, masks = attention(out, rows, kind=self.attention)[some].detach(), masks[some]
-                            places["energy_inside"].append(energy_inside(maps, masks))
-                            places["pointing_game"].append(pointing_game(maps, masks).float())
-                            places["iou"].append(threshold_iou(maps, masks))
+                            step = masks.shape[-1] / maps.shape[-1]
+                            blocks = Cells((step - 1) / 2, step)
+                            places["energy_inside"].append(energy_inside(maps, masks, blocks))
+                            places["pointing_game"].append(pointing_game(maps, masks, blocks).float())
+                            places["iou"].append(threshold_iou(maps, masks, cells=blocks))
                 logits.append(out.logits.detach().float().cpu())
                 targets.append(target.cpu())
         logits, targets = torch.cat(logits), torch.cat(targets)

@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+from camlib.precision import PRECISIONS
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -52,8 +54,8 @@ class Schedule:
             raise ValueError(f"optimizer is '{self.optimizer}', expected 'sgd' or 'adam'")
         if self.test_every < 1:
             raise ValueError(f"test_every is {self.test_every}, expected at least 1")
-        if self.precision not in ("float32", "bfloat16", "float16"):
-            raise ValueError(f"precision is '{self.precision}', expected 'float32', 'bfloat16' or 'float16'")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision is '{self.precision}', expected one of {', '.join(map(repr, PRECISIONS))}")
 
     def learning_rate_at(self, epoch: int) -> float:
         """The learning rate of an epoch, counted from 0."""

@@ -4,6 +4,7 @@ import math
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import samples
@@ -126,6 +127,26 @@ def test_short_runs_have_a_line_of_their_own(tmp_path):
     assert (line.n, line.finding) == (2, "too few seeds")
     (line,) = find(frame, "cam-table-1", "resnet20", "cam").itertuples()
     assert (line.n, line.finding) == (0, "not run")
+
+
+def test_what_it_would_take_to_say_more():
+    def line(n, difference=0.0, half=0.0, claimed=math.nan, preset="paper"):
+        return SimpleNamespace(
+            table="cam-table-1", row="resnet56", preset=preset, n=n, difference=difference, half_width=half,
+            claimed=claimed,
+        )  # fmt: skip
+
+    command = "python -m camlib plan cam-table-1/resnet56 --seeds 0-4"
+    assert claims.to_say_more(line(0)) == f"Not run: {command}"
+    assert claims.to_say_more(line(4, 9.0, 1.0, preset="short")) == f"More seeds: {command} --preset short"
+    assert claims.to_say_more(line(5, 1.1, 1.0, 3.0)) == ""
+    # Five gains with a standard deviation of 1: t(4) = 2.776, half of the interval 1.2415. With 18 it is .4973.
+    wanted = "To tell the {} gain of {} points from 0 would take {} pairs of seeds."
+    assert claims.to_say_more(line(5, 0.2, 1.2415, 0.5)) == wanted.format("paper's", "0.50", 18)
+    assert claims.to_say_more(line(5, -0.5, 1.2415)) == wanted.format("measured", "0.50", 18)
+    assert claims.to_say_more(line(5, 0.01, 1.2415)) == wanted.format("measured", "0.01", "more than 1,000")
+    assert claims.to_say_more(line(5, 0.0, 1.2415)) == ""
+    assert claims.to_say_more(line(5, 0.2, 1.2415, 1.5)) == "", "the claimed gain would have been seen"
 
 
 def test_a_claim_without_tables_has_no_line(tmp_path, monkeypatch):

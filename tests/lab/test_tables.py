@@ -28,7 +28,7 @@ def test_a_number_without_a_run_is_one_that_the_paper_cites():
             assert entry.cited, (table.name, row, column)
             assert entry.paper is not None
         if entry.cited:
-            assert column == "ce"
+            assert column == "ce" or table.name == "icasc-deeper"
         if entry.spread is not None:
             assert entry.paper is not None
 
@@ -37,6 +37,8 @@ def test_arms_of_a_row_differ_in_what_the_table_compares_only():
     """The loss; where it asks for one, the head, the gate or the teacher; in CAM-loss, Table 5 the start."""
     same = {"terms": CROSS_ENTROPY, "head": "linear", "teacher": None, "start": None, "gate": False, "gate_units": None}
     for table, row, column, entry in ENTRIES:
+        if table.name in ("icasc-deeper", "cc-batch"):  # which compare nets and batch sizes
+            continue
         baseline = table.entries[row, table.baseline]
         if entry.run and baseline.run and column != "icasc_late":
             one, other = (replace(RUNS[e.run], **same, channels_per_class=None) for e in (entry, baseline))
@@ -67,3 +69,14 @@ def test_units():
     error, accuracy = TABLES["cam-table-1"], TABLES["cc-table-1"]
     assert error.in_unit(0.715) == pytest.approx(28.5)
     assert accuracy.in_unit(0.715) == pytest.approx(71.5)
+
+
+def test_a_table_by_another_order_shows_the_same_numbers():
+    """CC-Loss, Table 3, CAM-loss, Figure 3 and ICASC, Table 4, whose rows their claims compare."""
+    assert TABLES["cc-lambda"].entries["cars196_vgg16", "lambda_2.0"].paper == 87.84
+    assert TABLES["cc-lambda"].rows["cars196_vgg16"] == "VGG-16, Cars-196"
+    assert TABLES["cc-batch"].entries["cifar100_vgg16", "batch_8"].paper == 74.9
+    assert TABLES["cc-batch"].entries["mnist_vgg8_slim", "batch_128"].run == "mnist_batch_128/vgg8_slim/cc"
+    assert TABLES["cam-start"].entries["resnet56", "t_30"].run == "cifar100/resnet56/cam_t30_c1"
+    assert TABLES["cam-weight"].entries["resnet20", "c_3"].run == "cifar100/resnet20/cam"
+    assert [entry.paper for entry in TABLES["icasc-deeper"].entries.values()] == [76.11, 75.42, 75.63]

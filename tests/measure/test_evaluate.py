@@ -14,6 +14,7 @@ from camlib.attention import attention
 from camlib.data import Loader, load
 from camlib.data.datasets import FileSet
 from camlib.data.stream import MEAN, STD, StreamLoader
+from camlib.maps import Cells
 from camlib.measure import (
     Confusion,
     Grouping,
@@ -107,15 +108,16 @@ def test_attention_to_each_class_is_held_against_its_own_pixels(model):
     net = observe(model).eval()
     images = next(loader.batches(0))[0]
     out, measured = net(images), {"energy_inside": [], "pointing_game": [], "iou": []}
+    blocks = Cells(1.5, 4)
     for n, row in enumerate(loader.source.labels):
         for k in row.nonzero().flatten().tolist():
             mask = loader.source.segments[n : n + 1] == k + 1
             if mask.any():
                 row = one_hot(torch.full((20,), k), 10)
                 maps = attention(out, row).detach()[n : n + 1]
-                measured["energy_inside"].append(energy_inside(maps, mask).item())
-                measured["pointing_game"].append(pointing_game(maps, mask).item())
-                measured["iou"].append(threshold_iou(maps, mask).item())
+                measured["energy_inside"].append(energy_inside(maps, mask, blocks).item())
+                measured["pointing_game"].append(pointing_game(maps, mask, blocks).item())
+                measured["iou"].append(threshold_iou(maps, mask, cells=blocks).item())
     for name, values in measured.items():
         assert found[name] == pytest.approx(sum(values) / len(values), rel=1e-4)
 

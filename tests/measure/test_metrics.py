@@ -63,20 +63,24 @@ def test_spatial_rank_takes_half_precision_and_gradients():
 
 
 def shares(masks, height, width):
-    """The covered share of every cell of a height × width grid, by loops."""
+    """The covered share of every cell of a height × width grid, by loops over half pixels: each has one nearest cell.
+
+    Cell i looks at the middle of pixel i · H / h.
+    """
     count, rows, columns = masks.shape
-    tall, wide = rows // height, columns // width
-    return [
-        [
-            [
-                sum(bool(masks[n, y * tall + i, x * wide + j]) for i in range(tall) for j in range(wide))
-                / (tall * wide)
-                for x in range(width)
-            ]
-            for y in range(height)
-        ]
-        for n in range(count)
-    ]
+
+    def nearest(half, step, cells):
+        return min(range(cells), key=lambda i: abs(half / 2 + 0.25 - (i * step + 0.5)))
+
+    found = []
+    for n in range(count):
+        seen = [[[] for _ in range(width)] for _ in range(height)]
+        for y in range(2 * rows):
+            for x in range(2 * columns):
+                cell = seen[nearest(y, rows / height, height)][nearest(x, columns / width, width)]
+                cell.append(bool(masks[n, y // 2, x // 2]))
+        found.append([[sum(cell) / len(cell) for cell in row] for row in seen])
+    return found
 
 
 @pytest.mark.parametrize("size", [(3, 2), (6, 8), (1, 1)])
@@ -134,12 +138,12 @@ def test_spatial_rank_needs_channels():
 
 
 def stretch(grid, height, width):
-    """A grid resized bilinearly by loops; both grids cover the same square, and values sit in the cells' middles."""
+    """A grid resized bilinearly by loops: cell i sits on pixel i · H / h, and the last one reaches to the edge."""
     rows, columns = len(grid), len(grid[0])
 
     def between(i, new, old):
-        at = max((i + 0.5) * old / new - 0.5, 0.0)
-        low = min(int(at), old - 1)
+        at = min(i * old / new, old - 1)
+        low = int(at)
         return low, min(low + 1, old - 1), at - low
 
     result = []

@@ -231,6 +231,21 @@ def _figure_3() -> Table:
     return Table("cam-figure-3", title, rows, columns, entries)
 
 
+def _figure_3_halves() -> tuple[Table, Table]:
+    """What the two halves of the figure compare: start epochs at c = 1, weights at t = 20."""
+    figure, tables = _figure_3(), []
+    for name, kind, values, best in (
+        ("cam-start", "t", (0, 10, 20, 30, 40, 60, 80), "t_30"),
+        ("cam-weight", "c", (1, 2, 3, 4, 5), "c_3"),
+    ):
+        columns = {f"{kind}_{value}": f"{kind} = {value}" for value in values}
+        rows = {"resnet56": "ResNet-56", "resnet20": f"ResNet-20 ({SMALL})"}
+        entries = {(row, column): figure.entries[f"{row}_{column}", "cam"] for row in rows for column in columns}
+        title = f"CAM-loss, Figure 3, by {'start epoch t' if kind == 't' else 'weight c'}: top-1 error on CIFAR-100"
+        tables.append(Table(name, title, rows, columns, entries, baseline=best))
+    return tuple(tables)
+
+
 HEADINGS = {
     "ce": "CE loss",
     "cam": "CAM-loss",
@@ -291,6 +306,7 @@ def tables() -> tuple[Table, ...]:
         _table_6(),
         _table_7(),
         _figure_3(),
+        *_figure_3_halves(),
         _controls(),
         _regularizers(),
         _scenes(),

@@ -121,6 +121,39 @@ def _table_3() -> Table:
     return Table("cc-table-3", title, rows, columns, entries, unit="accuracy %", baseline="gate")
 
 
+def _across(name: str, title: str, kind: str, of: Table, columns: dict[str, str], baseline: str) -> Table:
+    """Rows of CC-Loss, Table 3 beside each other, which its claims compare."""
+    rows, entries = {}, {}
+    for row, heading in of.rows.items():
+        base, found, value = row.partition(f"_{kind}_")
+        if found:
+            rows[base] = heading.rsplit(", ", 1)[0]
+            entries[base, f"{kind}_{value}"] = of.entries[row, "cc"]
+    return Table(name, title, rows, columns, entries, unit="accuracy %", baseline=baseline)
+
+
+def _lambdas(of: Table) -> Table:
+    columns = {f"lambda_{weight}": f"λ = {weight}" for weight in (0.5, 1.0, 1.5, 2.0)}
+    return _across("cc-lambda", "CC-Loss, Table 3, by λ: accuracy", "lambda", of, columns, "lambda_1.0")
+
+
+def _batches(of: Table) -> Table:
+    columns = {f"batch_{size}": f"batch {size}" for size in (8, 16, 32, 64, 128)}
+    return _across("cc-batch", "CC-Loss, Table 3, by batch size: accuracy", "batch", of, columns, "batch_32")
+
+
+def _gates() -> Table:
+    """Whether the gates of a class are alike: distances within classes over those between, times 100; 100 by chance."""
+    columns = {arm: _HEADINGS[arm] for arm in ("gate", "cc")}
+    metric, rows, entries = "gate_distance_ratio", {}, {}
+    for row in ("mnist_vgg8_slim", "mnist_few", "mnist_resnet18_slim", "scenes_resnet8", "scenes_fair_resnet8"):
+        heading, runs, _ = _OURS[row]
+        rows[row] = heading
+        entries |= {(row, arm): Entry(f"{runs}/{arm}", metric=metric) for arm in columns}
+    title = "CC-Loss: distances between gates within a class over those between classes, times 100"
+    return Table("cc-gates", title, rows, columns, entries, unit="score %", baseline="gate")
+
+
 def _forms() -> Table:
     """What the poster leaves open: each reading of the loss, on the nets of our own rows."""
     rows = {row: heading for row, (heading, *_) in _OURS.items()}
@@ -168,6 +201,9 @@ def tables() -> tuple[Table, ...]:
         ),
         _comparison("cc-table-2", "CC-Loss, Table 2: the gate, accuracy", ("ce", "gate", "cc")),
         _table_3(),
+        _lambdas(_table_3()),
+        _batches(_table_3()),
+        _gates(),
         _forms(),
         _why(),
         _figure(),
