@@ -17,7 +17,7 @@ SINGLE := OMP_NUM_THREADS=1
 COMPILE := $(B)/uv pip compile -q --universal --python-version 3.11 --no-annotate --no-header
 
 .NOTPARALLEL:
-.PHONY: help setup book execute html test lint format unit pages course test-page test-oracles test-course test-versions test-ray bench lock address clean
+.PHONY: help setup book execute html test lint format unit pages course test-page test-oracles test-course test-versions test-ray bench lock address version clean
 
 help:
 	@echo 'make book          set up, execute the notebooks, build the HTML'
@@ -32,6 +32,7 @@ help:
 	@echo 'make format        format the code, strip outputs from the notebooks'
 	@echo 'make lock          compile requirements*.txt anew'
 	@echo 'make address URL=https://github.com/…   write the public address wherever it is needed'
+	@echo 'make version VERSION=0.2.0   the same of the version, before its tag is made'
 	@echo 'make clean         remove what was built, keep .venv'
 	@echo 'PRESET=quick|short|paper chooses sizes and lengths; PY=python3.12 the Python of .venv'
 
@@ -110,7 +111,10 @@ lock: setup
 	$(COMPILE) --constraint requirements.txt pyproject.toml --extra ray -o requirements-ray.txt
 
 address: setup
-	$(B)/python book/_tools/address.py "$(URL)"
+	$(B)/python book/_tools/address.py address "$(URL)"
+
+version: setup
+	$(B)/python book/_tools/address.py version "$(VERSION)"
 
 clean:
 	rm -rf build _build

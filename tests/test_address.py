@@ -1,29 +1,27 @@
-"""The public address stands in pyproject.toml; `make address` has written it everywhere else."""
+"""Address and version stand in pyproject.toml; `make address` and `make version` have written them everywhere else."""
 
-import importlib.util
 import re
+import shutil
 from pathlib import Path
 
+import address
 import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-SPEC = importlib.util.spec_from_file_location("address", ROOT / "book/_tools/address.py")
-address = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(address)
-
 URL = address.current()
 REPOSITORY, COLAB, PAGES = address.forms(*address.owner_and_name(URL))
+TAG = f"v{address.project()['version']}"
 
 
 @pytest.mark.parametrize(
     ("file", "form"),
     [
         ("README.md", REPOSITORY),
-        ("README.md", COLAB),
+        ("README.md", f"{COLAB}/blob/{TAG}/"),
         ("README.md", PAGES),
         ("CITATION.cff", REPOSITORY),
-        ("book/_tools/setup-cell.txt", f"git+https://{REPOSITORY}@main"),
+        ("book/_tools/setup-cell.txt", f"git+https://{REPOSITORY}@{TAG}"),
     ],
 )
 def test_file_carries_the_address(file, form):
@@ -33,6 +31,7 @@ def test_file_carries_the_address(file, form):
 def test_book_carries_the_address():
     config = yaml.safe_load((ROOT / "_config.yml").read_text("utf8"))
     assert config["repository"]["url"] == URL
+    assert config["repository"]["branch"] == TAG, "the Colab buttons open the chapters of the tag"
     assert config["html"]["baseurl"] == f"https://{PAGES}/"
 
 
@@ -46,6 +45,28 @@ def test_no_file_carries_another_address_of_the_book():
             assert (colab or install) in {COLAB, REPOSITORY}, path
 
 
-def test_address_must_be_a_repository():
+@pytest.mark.parametrize(("kind", "new"), [("address", "https://example.org/book"), ("version", "v0.2")])
+def test_what_is_written_has_a_form(kind, new):
     with pytest.raises(SystemExit, match="not of the form"):
-        address.owner_and_name("https://example.org/book")
+        address.changes(kind, new)
+
+
+def test_a_new_version_and_address_reach_every_place(tmp_path, monkeypatch, capsys):
+    for name in ("pyproject.toml", "CITATION.cff", "_config.yml", "README.md"):
+        shutil.copy(ROOT / name, tmp_path)
+    chapter = tmp_path / "book/chapter.ipynb"
+    chapter.parent.mkdir()
+    shutil.copy(ROOT / "book/1-foundations/10-class-activation-maps.ipynb", chapter)
+    monkeypatch.setattr(address, "ROOT", tmp_path)
+    address.write("version", "12.3.4")
+    address.write("address", "https://github.com/someone/something")
+    texts = {path.name: path.read_text("utf8") for path in address.text_files()}
+    for name, text in texts.items():
+        assert TAG not in text, name
+        assert not re.search(rf"({'|'.join(map(re.escape, (REPOSITORY, COLAB, PAGES)))})(?![\w-])", text), name
+    assert address.project()["version"] == "12.3.4"
+    assert "\nversion: 12.3.4\n" in texts["CITATION.cff"]
+    assert "git+https://github.com/someone/something@v12.3.4" in texts["chapter.ipynb"]
+    assert "https://someone.github.io/something/status.html" in texts["chapter.ipynb"]
+    assert "github/someone/something/blob/v12.3.4/book/" in texts["README.md"]
+    assert yaml.safe_load(texts["_config.yml"])["repository"]["branch"] == "v12.3.4"

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import address
 import nbformat
 import pytest
 
@@ -39,6 +40,7 @@ def built(tmp_path_factory):
         write(root / f"data/records/{name}.jsonl", "{}\n")
     write(root / "data/listed/one", "")
     write(root / "requirements.txt", "")
+    write(root / "pyproject.toml", '[project]\nurls.Repository = "https://github.com/someone/something"\n')
     for name, source in CHAPTERS.items():
         notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source, id="cell")])
         nbformat.write(notebook, root / "book" / name)
@@ -100,3 +102,15 @@ def test_a_chapter_whose_executed_copy_is_gone_is_stale(built):
     copy.rename(copy.with_suffix(".away"))
     assert stale(built) == {"imports.ipynb"}
     copy.with_suffix(".away").rename(copy)
+
+
+def test_a_link_to_a_public_page_leads_to_its_source(built):
+    root, execute = built
+    write(root / "book/page.md", "# Page\n")
+    text = (
+        f"[a]({address.pages()}reads.html), [b]({address.pages()}page.html#here), [c](https://elsewhere.org/reads.html)"
+    )
+    assert execute.inside(text, Path("part/one.ipynb")) == (
+        "[a](../reads.ipynb), [b](../page.md#here), [c](https://elsewhere.org/reads.html)"
+    )
+    (root / "book/page.md").unlink()

@@ -1,8 +1,9 @@
-"""Write the public address of the repository wherever it is needed.
+"""Write the public address of the repository, or the version of a release, wherever it is needed.
 
     make address URL=https://github.com/someone/something
+    make version VERSION=0.2.0
 
-pyproject.toml holds it; every other file repeats it. tests/test_address.py finds one that was missed.
+pyproject.toml holds both; every other file repeats them. tests/test_address.py finds one that was missed.
 """
 
 import re
@@ -31,14 +32,21 @@ def forms(owner, name):
     )
 
 
+def project():
+    return tomllib.loads((ROOT / "pyproject.toml").read_text("utf8"))["project"]
+
+
 def current():
-    return tomllib.loads((ROOT / "pyproject.toml").read_text("utf8"))[
-        "project"
-    ]["urls"]["Repository"]
+    return project()["urls"]["Repository"]
+
+
+def pages():
+    """Where the pages of the book are; a chapter's links begin with it, so that they work on Colab too."""
+    return f"https://{forms(*owner_and_name(current()))[2]}/"
 
 
 def text_files():
-    """Every file that may carry the address: those at the root and below book/."""
+    """Every file that may carry them: those at the root and below book/."""
     for path in [*ROOT.glob("*"), *(ROOT / "book").rglob("*")]:
         if (
             path.suffix in {".md", ".ipynb", ".toml", ".yml", ".cff", ".txt"}
@@ -47,16 +55,39 @@ def text_files():
             yield path
 
 
-def write(url):
-    old, new = forms(*owner_and_name(current())), forms(*owner_and_name(url))
+def changes(kind, new):
+    """What to write in place of what: pairs of a pattern and a text."""
+    if kind == "address":
+        old = forms(*owner_and_name(current()))
+        new = forms(*owner_and_name(new))
+        return [
+            (rf"{re.escape(before)}(?![\w-])", after)
+            for before, after in zip(old, new, strict=True)
+        ]
+    if not re.fullmatch(r"\d+\.\d+\.\d+", new):
+        sys.exit(f"{new!r} is not of the form 0.2.0")
+    old = re.escape(project()["version"])
+    return [
+        (rf'(?m)^version = "{old}"$', f'version = "{new}"'),  # pyproject.toml
+        (rf"(?m)^version: {old}$", f"version: {new}"),  # CITATION.cff
+        # The tag that a page is built from: of the Colab buttons, in _config.yml; of a link to Colab; of what a
+        # chapter installs.
+        (rf"(?m)^  branch: v{old}$", f"  branch: v{new}"),
+        (rf"/blob/v{old}/", f"/blob/v{new}/"),
+        (rf"@v{old}(?![\w.-])", f"@v{new}"),
+    ]
+
+
+def write(kind, new):
+    pairs = changes(kind, new)
     for path in text_files():
         text = changed = path.read_text("utf8")
-        for before, after in zip(old, new, strict=True):
-            changed = re.sub(rf"{re.escape(before)}(?![\w-])", after, changed)
+        for pattern, after in pairs:
+            changed = re.sub(pattern, after, changed)
         if changed != text:
             path.write_text(changed, "utf8")
             print(path.relative_to(ROOT))
 
 
 if __name__ == "__main__":
-    write(sys.argv[1])
+    write(*sys.argv[1:])

@@ -6,6 +6,7 @@ A chapter is executed again when its key changes: the notebook, the pinned versi
 repository that it read when it was executed last: the modules of camlib that it imported, the records, weights and
 whatever else it opened. A file that it looked for in vain, by opening it, counts as well: it may be there now.
 The solutions of a chapter's exercises, which readers see as text, are executed after its last cell.
+Its links to other pages, absolute so that they work on Colab, lead to the pages of the same build.
 """
 
 import hashlib
@@ -16,6 +17,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import address
 import nbformat
 import pytest
 
@@ -91,9 +93,24 @@ def unchanged(chapters, build, contents):
     }
 
 
+def inside(text, name):
+    """The text with its links to the book's public pages as links to their sources, which Sphinx follows."""
+
+    def source(link):
+        page = BOOK / f"{link[1]}.ipynb"
+        page = page if page.exists() else page.with_suffix(".md")
+        return f"]({os.path.relpath(page, (BOOK / name).parent)}{link[2]})"
+
+    pages = re.escape(address.pages())
+    return re.sub(rf"\]\({pages}([^)#]*)\.html([^)]*)\)", source, text)
+
+
 def stage(name, copy):
     """Write the chapter, with its solutions as cells at its end that the page does not show."""
     notebook = nbformat.read(BOOK / name, 4)
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = inside(cell.source, name)
     prose = "\n".join(
         cell.source for cell in notebook.cells if cell.cell_type == "markdown"
     )

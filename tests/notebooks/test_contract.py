@@ -5,6 +5,7 @@ import re
 from itertools import pairwise
 from pathlib import Path
 
+import address
 import nbformat
 import pytest
 import yaml
@@ -74,6 +75,23 @@ def test_one_setup_cell_the_same_everywhere(chapter):
     tagged = [cell for cell in code(chapter) if "setup" in cell.metadata.get("tags", [])]
     assert [cell.source for cell in tagged] == [SETUP], "copy book/_tools/setup-cell.txt into one cell tagged setup"
     assert code(chapter)[0] is tagged[0]
+
+
+def test_colab_hides_what_the_page_hides(chapter):
+    for cell in code(chapter):
+        hidden = "hide-input" in cell.metadata.get("tags", [])
+        assert (cell.metadata.get("cellView") == "form") == hidden, f'{cell.id}: tag "hide-input" and cellView "form"'
+        assert hidden or "book.check(" not in cell.source, f"{cell.id} shows the answer: tag it hide-input"
+
+
+def test_links_work_on_colab_and_on_the_page(chapter):
+    for text in markdown(chapter):
+        for link in re.findall(r"\]\(([^)]*)\)", FENCE.sub("", text)):
+            assert link.startswith("https://"), f"{link} leads nowhere on Colab: begin with {address.pages()}"
+            if link.startswith(address.pages()):
+                page = BOOK / link.removeprefix(address.pages()).partition("#")[0]
+                assert page.suffix == ".html", link
+                assert page.with_suffix(".ipynb").exists() or page.with_suffix(".md").exists(), link
 
 
 def test_headings_step_by_one(chapter):

@@ -81,12 +81,13 @@ def test_every_image_has_an_alternative_text(page):
 
 @pytest.mark.parametrize("chapter", CHAPTERS)
 def test_colab_and_download_lead_to_the_chapter(chapter):
-    """The Colab button names a file of the repository, and the download is that file, unchanged."""
-    url = tomllib.loads((ROOT / "pyproject.toml").read_text("utf8"))["project"]["urls"]["Repository"]
+    """The Colab button names a file of the repository at its tag, and the download is that file, unchanged."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf8"))["project"]
+    url, tag = project["urls"]["Repository"], f"v{project['version']}"
     links = [tag["href"] for tag in soup(f"{chapter}.html").find_all("a", href=True)]
     colab = [link for link in links if link.startswith("https://colab.research.google.com/")]
     base = url.replace("https://github.com/", "https://colab.research.google.com/github/")
-    assert colab == [f"{base}/blob/main/book/{chapter}.ipynb"]
+    assert colab == [f"{base}/blob/{tag}/book/{chapter}.ipynb"]
     downloads = [link for link in links if link.endswith(".ipynb") and "_sources" in link]
     assert downloads
     source = (BOOK / f"{chapter}.ipynb").read_bytes()
