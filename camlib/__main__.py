@@ -13,7 +13,7 @@ import torch
 
 from camlib import data, doctor, look
 from camlib.distributed import process_group
-from camlib.lab import cost, plan, record, verdict, workers
+from camlib.lab import cost, packing, plan, record, verdict, workers
 from camlib.lab.presets import PRESETS
 from camlib.lab.run import run
 from camlib.lab.runs import Run, canonical
@@ -147,9 +147,6 @@ def _table(arguments: argparse.Namespace) -> int:
 def _plan(arguments: argparse.Namespace) -> int:
     device = arguments.device or _device("cuda" if torch.cuda.is_available() else "cpu")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    side_by_side = arguments.jobs or (cores if device.type == "cpu" else 1)
-    threads = max(1, cores // side_by_side)
-    torch.set_num_threads(threads)
     if arguments.wanted == bool(arguments.what):
         raise UnknownName("say what to plan: tables, rows, runs or globs, or --wanted for the book's own list")
     if arguments.wanted:
@@ -161,6 +158,9 @@ def _plan(arguments: argparse.Namespace) -> int:
     jobs = plan.make(runs, arguments.out, (None, folder))
     if arguments.shard:
         jobs = plan.shard(jobs, *arguments.shard)
+    side_by_side = arguments.jobs or (cores if device.type == "cpu" else _packed(jobs, device, arguments.out))
+    threads = max(1, cores // side_by_side)
+    torch.set_num_threads(threads)
     if not arguments.train:
         return _show_plan(jobs, device, side_by_side, arguments, (None, folder))
     folders = {"out": arguments.out, "records": folder, "data": arguments.data, "weights": arguments.weights}
@@ -186,6 +186,15 @@ def _plan(arguments: argparse.Namespace) -> int:
     for failed, why in outcome.failed.items():
         print(f"  {failed.path}: {why}\n    see {arguments.out / failed.path / 'log.txt'}; again: {failed.command}")
     return 1 if outcome.failed else 0
+
+
+def _packed(jobs: list[plan.Job], device: torch.device, out: Path) -> int:
+    """How many runs of a plan to train side by side on an accelerator: what suits the first that is left."""
+    first = next((job.run for job in jobs if job.state != "done"), None)
+    if first is None:
+        return 1
+    print(f"measuring how many runs like {first.name} train best side by side; --jobs N chooses it", file=sys.stderr)
+    return packing.best(first, device, out)
 
 
 def _on_ray() -> ModuleType:

@@ -6,6 +6,7 @@ import html
 import io
 import os
 import tempfile
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -197,7 +198,7 @@ class Book:
         return shown
 
     def commands(self, name: str) -> None:
-        """Print the runs behind a table, what they cost by counting, and the commands that time and train them.
+        """Print the runs behind a table: protocols, objectives, cost by counting, and what times and trains them.
 
         Raises:
             KeyError: there is no such table.
@@ -215,7 +216,19 @@ class Book:
         )
         print(f"python -m camlib plan {name} --seeds 0-4          # each run once, and what it costs on this machine")
         print(f"python -m camlib plan {name} --seeds 0-4 --run    # trains what is left; goes on where it was stopped")
-        print("\n".join(table.runs))
+        protocols: dict[str, list[str]] = {}
+        objectives: dict[str, list[str]] = {}
+        for of in table.runs:
+            experiment = Run(of).experiment
+            protocols.setdefault(experiment.protocol, []).append(of)
+            objectives.setdefault(experiment.terms_text, []).append(of.rpartition("/")[2])
+        print("\nProtocols")
+        for protocol, runs in protocols.items():
+            print(f"- {protocol}")
+            print(textwrap.fill(", ".join(runs), 110, initial_indent="  ", subsequent_indent="  "))
+        print("\nObjectives")
+        for objective, arms in objectives.items():
+            print(f"- {', '.join(dict.fromkeys(arms))}: {objective}")
 
     def verdicts(self, name: str, baseline: str | None = None) -> None:
         """Print the verdict on every number of a table that has paired runs, by each protocol.

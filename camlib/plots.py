@@ -22,6 +22,7 @@ from camlib.lab.table import Table
 from camlib.lab.verdict import ENOUGH_SEEDS, shifted
 from camlib.maps import Cells, minmax, stretch
 from camlib.measure import ks
+from camlib.names import lookup
 
 COLOURS = seaborn.color_palette("colorblind").as_hex()
 MARKERS = "os^DvPX"
@@ -358,73 +359,211 @@ def _legend(axis: Axes) -> None:
         axis.figure.legend(handles, names, frameon=False, fontsize=8, **below)
 
 
+class _Drawing:
+    """Boxes with names, and arrows between them."""
+
+    def __init__(self, width: float, height: float, boxes: Mapping[str, tuple[float, float]]):
+        self.figure, self.axis = pyplot.subplots(figsize=(width, height))
+        self.boxes = boxes
+        self.axis.set(xlim=(-0.1, width), ylim=(-0.1, height))
+        self.axis.axis("off")
+        self.figure.subplots_adjust(0, 0, 1, 1)
+        for name, (x, y) in boxes.items():
+            face = "#fde7c7" if name.startswith("L") else "#dbe9f6"
+            half, high = self._half(name)
+            shape = FancyBboxPatch(
+                (x - half, y - high), 2 * half, 2 * high, boxstyle="round,pad=0.03", fc=face, ec="0.3"
+            )
+            self.axis.add_patch(shape)
+            self.note(x, y, name, fontsize=9, color="black")
+
+    @staticmethod
+    def _half(name: str) -> tuple[float, float]:
+        """Half the width and height of a box, in inches."""
+        rows = name.split("\n")
+        return 0.038 * max(map(len, rows)) + 0.06, 0.085 * len(rows) + 0.03
+
+    def arrow(self, start: str, end: str, *, back: bool = False, bend: float = 0.0, **style: object) -> None:
+        """From the edge of one box to that of the other; `back` is drawn as a gradient's way, dashed."""
+        (x0, y0), (x1, y1) = self.boxes[start], self.boxes[end]
+        (w0, h0), (w1, h1) = self._half(start), self._half(end)
+        level = abs(x1 - x0) > w0 + w1 + 0.15
+        if level:
+            side = 1 if x1 > x0 else -1
+            ends = (x0 + side * (w0 + 0.05), y0), (x1 - side * (w1 + 0.05), y1)
+        else:
+            side = 1 if y1 > y0 else -1
+            ends = (x0, y0 + side * (h0 + 0.05)), (x1, y1 - side * (h1 + 0.05))
+        line = {"linestyle": "--" if back else "-", "color": "0.3", "linewidth": 1.3} | style
+        curve = f"arc3,rad={bend}"
+        self.axis.add_patch(FancyArrowPatch(*ends, arrowstyle="-|>", mutation_scale=10, connectionstyle=curve, **line))
+
+    def note(self, x: float, y: float, text: str, **style: object) -> None:
+        text = re.sub(r"L_(\w+)", r"$L_{\\mathrm{\1}}$", text)
+        self.axis.text(x, y, text, **({"fontsize": 8, "ha": "center", "va": "center", "color": "0.25"} | style))
+
+
 def gradient_paths() -> tuple[Figure, str]:
     """CAM-loss, Algorithm 1, as a drawing: which loss may move which weights."""
-    figure, axis = pyplot.subplots(figsize=(7.6, 2.7))
-    boxes = {
-        "image": (0.0, 1.0),
-        "backbone θ": (2.0, 1.0),
-        "maps f": (4.0, 1.0),
-        "CAAM": (6.6, 2.0),
-        "CAM": (6.6, 1.0),
-        "classifier W": (6.6, 0.0),
-        "L_cam": (9.0, 1.5),
-        "L_ce": (9.0, 0.0),
-    }
-    for name, (x, y) in boxes.items():
-        loss = name.startswith("L_")
-        face = "#fde7c7" if loss else "#dbe9f6"
-        axis.add_patch(FancyBboxPatch((x - 0.7, y - 0.24), 1.4, 0.48, boxstyle="round,pad=0.02", fc=face, ec="0.3"))
-        axis.text(x, y, name, ha="center", va="center")
-
-    def arrow(
-        start: str, end: str, back: bool = False, colour: str = "0.3", bend: float = 0.0, side: float = 1
-    ) -> None:
-        (x0, y0), (x1, y1) = boxes[start], boxes[end]
-        shift = side * 0.76
-        axis.add_patch(
-            FancyArrowPatch(
-                (x0 + shift, y0),
-                (x1 - shift, y1),
-                arrowstyle="-|>",
-                mutation_scale=11,
-                linestyle="--" if back else "-",
-                connectionstyle=f"arc3,rad={bend}",
-                color=colour,
-                linewidth=1.4,
-            )
-        )
-
+    drawing = _Drawing(
+        7.4,
+        2.7,
+        {
+            "image": (0.4, 1.35),
+            "backbone θ": (1.8, 1.35),
+            "maps f": (3.2, 1.35),
+            "CAAM": (4.9, 2.4),
+            "CAM": (4.9, 1.35),
+            "classifier W": (4.9, 0.3),
+            "L_cam": (6.9, 1.9),
+            "L_ce": (6.9, 0.3),
+        },
+    )
     for start, end in (
         ("image", "backbone θ"),
         ("backbone θ", "maps f"),
         ("maps f", "CAAM"),
         ("maps f", "CAM"),
-    ):
-        arrow(start, end)
-    for start, end in (
         ("maps f", "classifier W"),
         ("CAAM", "L_cam"),
         ("CAM", "L_cam"),
         ("classifier W", "L_ce"),
+        ("classifier W", "CAM"),
     ):
-        arrow(start, end)
-    for start, end, bend in (("L_cam", "CAAM", 0.35), ("L_cam", "CAM", -0.35), ("CAAM", "maps f", 0.35)):
-        arrow(start, end, back=True, colour=COLOURS[1], bend=bend, side=-1)
-    arrow("CAM", "maps f", back=True, colour=COLOURS[1], bend=-0.3, side=-1)
-    arrow("L_ce", "classifier W", back=True, colour=COLOURS[0], bend=-0.35, side=-1)
-    arrow("classifier W", "maps f", back=True, colour=COLOURS[0], bend=-0.35, side=-1)
-    arrow("maps f", "backbone θ", back=True, colour="black", bend=-0.7, side=-1)
-    axis.annotate("", (6.6, 0.72), (6.6, 0.28), arrowprops={"arrowstyle": "-|>", "color": "0.3"})
-    axis.text(6.7, 0.5, "W, detached: no way back", fontsize=8, va="center", color=COLOURS[3])
-    axis.set(xlim=(-0.8, 9.8), ylim=(-0.4, 2.4))
-    axis.axis("off")
+        drawing.arrow(start, end)
+    ours, theirs = {"back": True, "color": COLOURS[1]}, {"back": True, "color": COLOURS[0]}
+    for start, end, bend in (("L_cam", "CAAM", 0.3), ("L_cam", "CAM", -0.3), ("CAAM", "maps f", 0.3)):
+        drawing.arrow(start, end, bend=bend, **ours)
+    drawing.arrow("CAM", "maps f", bend=-0.3, **ours)
+    drawing.arrow("L_ce", "classifier W", bend=-0.25, **theirs)
+    drawing.arrow("classifier W", "maps f", bend=-0.3, **theirs)
+    drawing.arrow("maps f", "backbone θ", back=True, color="black", bend=-0.6)
+    drawing.note(5.0, 0.83, "W, detached: no way back", ha="left", color="#a34a00")
     alt = (
         "Boxes from image over backbone and maps to CAAM, CAM and classifier, and on to the losses L_cam and L_ce. "
         "Dashed gradient arrows lead from L_cam through CAAM and CAM to the maps and the backbone, and from L_ce "
         "through the classifier to the maps and the backbone. No gradient leads from L_cam to the classifier."
     )
-    return figure, alt
+    return drawing.figure, alt
+
+
+def data_flow(method: str) -> tuple[Figure, str]:
+    """What a method computes from an image, as a drawing (CAM-loss, Figure 2 and ICASC, Figure 3).
+
+    Args:
+        method: "cam", "icasc" or "cc".
+
+    Raises:
+        UnknownName: it is none of these.
+    """
+    boxes, arrows, notes, alt = lookup(_FLOWS, method, "method")
+    drawing = _Drawing(7.4, 3.0, boxes)
+    for start, end in arrows:
+        drawing.arrow(start, end)
+    for x, y, text in notes:
+        drawing.note(x, y, text)
+    return drawing.figure, alt
+
+
+_FLOWS = {
+    "cam": (
+        {
+            "image": (0.4, 1.5),
+            "backbone": (1.5, 1.5),
+            "maps f\nC × H × W": (2.9, 1.5),
+            "CAAM\nΣ f": (4.55, 2.6),
+            "CAM of the target\nΣ w f": (4.55, 1.5),
+            "average\npooling": (2.9, 0.4),
+            "classifier\nW": (4.55, 0.4),
+            "L_cam\nmean of |CAAM − CAM|": (6.55, 2.05),
+            "L_ce": (6.55, 0.4),
+        },
+        (
+            ("image", "backbone"),
+            ("backbone", "maps f\nC × H × W"),
+            ("maps f\nC × H × W", "CAAM\nΣ f"),
+            ("maps f\nC × H × W", "CAM of the target\nΣ w f"),
+            ("maps f\nC × H × W", "average\npooling"),
+            ("average\npooling", "classifier\nW"),
+            ("classifier\nW", "CAM of the target\nΣ w f"),
+            ("classifier\nW", "L_ce"),
+            ("CAAM\nΣ f", "L_cam\nmean of |CAAM − CAM|"),
+            ("CAM of the target\nΣ w f", "L_cam\nmean of |CAAM − CAM|"),
+        ),
+        ((4.92, 0.93, "its row w"), (5.9, 2.75, "each stretched\nto 0 … 1"), (6.55, 1.2, "loss: L_ce + α L_cam")),
+        "From the image the backbone makes C maps f. Three ways go on from there. Averaged over all places they enter "
+        "the classifier W, and cross-entropy L_ce. Summed over the channels they are the CAAM. Summed with the weights "
+        "of the target's row of W they are the target's CAM. Both maps are stretched to 0 … 1, and L_cam is the mean "
+        "of their absolute difference. The loss is the sum of L_ce and L_cam.",
+    ),
+    "icasc": (
+        {
+            "image": (0.35, 1.5),
+            "inner maps": (1.35, 1.5),
+            "last maps": (2.45, 1.5),
+            "logits": (3.4, 1.5),
+            "L_ce": (3.4, 0.4),
+            "attention to\nthe target, last": (4.85, 2.55),
+            "attention to\nthe target, inner": (4.85, 1.5),
+            "attention to\nthe confuser, both": (4.85, 0.45),
+            "L_AC\ninner within last": (6.6, 2.05),
+            "L_AS\napart, both layers": (6.6, 0.95),
+        },
+        (
+            ("image", "inner maps"),
+            ("inner maps", "last maps"),
+            ("last maps", "logits"),
+            ("logits", "L_ce"),
+            ("logits", "attention to\nthe target, last"),
+            ("logits", "attention to\nthe target, inner"),
+            ("logits", "attention to\nthe confuser, both"),
+            ("attention to\nthe target, last", "L_AC\ninner within last"),
+            ("attention to\nthe target, inner", "L_AC\ninner within last"),
+            ("attention to\nthe target, inner", "L_AS\napart, both layers"),
+            ("attention to\nthe target, last", "L_AS\napart, both layers"),
+            ("attention to\nthe confuser, both", "L_AS\napart, both layers"),
+        ),
+        ((3.3, 2.3, "gradients of one\nclass's logit to maps"),),
+        "From the image come inner maps, from these the last maps, from these the logits, which enter cross-entropy "
+        "L_ce. The gradients of a class's logit to the inner and to the last maps weight their channels: that is the "
+        "attention to the class. It is computed for the target and for the most confusing class, at both layers. "
+        "L_AS asks that the attention to the two be apart at both layers, L_AC that the target's attention at the "
+        "inner layer lie within its attention at the last one.",
+    ),
+    "cc": (
+        {
+            "image": (0.4, 2.3),
+            "backbone": (1.4, 2.3),
+            "maps f\nC × H × W": (2.75, 2.3),
+            "f · v": (4.95, 2.3),
+            "average,\nclassifier": (5.95, 2.3),
+            "L_ce": (6.95, 2.3),
+            "average\npooling": (2.75, 1.2),
+            "two layers,\nsigmoid": (3.75, 1.2),
+            "gate v\n0 … 1 each": (4.95, 1.2),
+            "L_cc\nwithin / between": (6.6, 0.3),
+            "gates of the\nother images": (4.95, 0.3),
+        },
+        (
+            ("image", "backbone"),
+            ("backbone", "maps f\nC × H × W"),
+            ("maps f\nC × H × W", "f · v"),
+            ("f · v", "average,\nclassifier"),
+            ("average,\nclassifier", "L_ce"),
+            ("maps f\nC × H × W", "average\npooling"),
+            ("average\npooling", "two layers,\nsigmoid"),
+            ("two layers,\nsigmoid", "gate v\n0 … 1 each"),
+            ("gate v\n0 … 1 each", "f · v"),
+            ("gate v\n0 … 1 each", "L_cc\nwithin / between"),
+            ("gates of the\nother images", "L_cc\nwithin / between"),
+        ),
+        (),
+        "From the image the backbone makes C maps f. Their averages pass two layers and a sigmoid and become the gate "
+        "v, a number between 0 and 1 for each channel. The maps times v are averaged and classified, which gives "
+        "cross-entropy L_ce. The gates of all images of the batch enter L_cc: distances within a class over distances "
+        "between classes.",
+    ),
+}
 
 
 def lines(x: Sequence[float], series: Mapping[str, Sequence[float]], *, xlabel: str, ylabel: str) -> tuple[Figure, str]:

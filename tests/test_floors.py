@@ -9,7 +9,8 @@ import camlib
 
 ROOT = Path(camlib.__file__).parent
 FLOORS = (
-    ("target", "names", "provenance", "package_data", "distributed", "precision"),
+    ("names",),
+    ("target", "provenance", "package_data", "distributed", "precision"),
     ("maps", "models"),
     ("tracing",),
     ("observe",),

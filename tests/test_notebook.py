@@ -140,7 +140,16 @@ def test_commands_name_the_runs_and_what_is_cited(book, capsys):
     assert first.startswith(f"{len(table.runs)} runs of one seed stand behind {len(table.entries)} numbers")
     assert "Yun et al. 2019" in first
     assert others[0].startswith("python -m camlib plan cam-table-2 --seeds 0-4 ")
-    assert others[2:] == list(table.runs)
+    protocols, objectives = "\n".join(others[2:]).split("\nObjectives\n")
+    assert set(re.findall(r"\w+/\w+/[\w+]+", protocols)) == set(table.runs)
+    assert (
+        "- pyramidnet200_a240 on cifar100; 300 epochs, batch 64; SGD, Nesterov momentum 0.9, rate 0.25 times 0.1 at "
+        "150, 225, weight decay 0.0001; crop, flip\n"
+    ) in protocols
+    assert (
+        "cutmix+shake_drop+cam, cutmix_always+cam: 1 CrossEntropy() + step_at(start=20, value=3.0) CAMLoss()"
+        in objectives
+    )
 
 
 def test_verdicts_are_those_of_the_records(book, capsys):

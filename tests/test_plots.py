@@ -5,6 +5,7 @@ and 10 by a fourth.
 """
 
 import math
+import re
 
 import matplotlib
 import numpy
@@ -17,6 +18,7 @@ from matplotlib.colors import to_hex
 from camlib import plots
 from camlib.lab.table import Table
 from camlib.maps import Cells
+from camlib.names import UnknownName
 
 matplotlib.use("agg")
 
@@ -104,7 +106,7 @@ def test_lines_and_gradient_paths_have_labels_and_text():
     assert (figure.axes[0].get_xlabel(), figure.axes[0].get_ylabel()) == ("step", "cosine")
     assert "0.5 to 0.75" in alt
     figure, alt = plots.gradient_paths()
-    assert {"L_cam", "L_ce", "classifier W"} <= {text.get_text() for text in figure.axes[0].texts}
+    assert {"L_cam", "L_ce", "classifier W"} <= written(figure)
     assert "No gradient leads from L_cam to the classifier" in alt
 
 
@@ -129,6 +131,32 @@ def test_class_maps_colour_each_class_and_frame_the_true_one():
     framed = [all(spine.get_visible() for spine in axis.spines.values()) for axis in figure.axes[:6]]
     assert framed == [False, False, True, False, False, False]
     assert "CE: cat 0.7, dog 0.2 (true, framed); ICASC: cat 0.6, cow 0.1." in alt
+
+
+def written(figure):
+    """The texts of a drawing, formulas as they were given."""
+    return {re.sub(r"\$L_\{\\mathrm\{(\w+)\}\}\$", r"L_\1", text.get_text()) for text in figure.axes[0].texts}
+
+
+@pytest.mark.parametrize("method", ["cam", "icasc", "cc"])
+def test_every_loss_of_a_drawing_is_reached_from_the_image_and_told_in_its_text(method):
+    """CAM-loss, Figure 2 and ICASC, Figure 3."""
+    boxes, arrows, _, _ = plots._FLOWS[method]
+    reached, size = {"image"}, 0
+    while size < len(reached):
+        size = len(reached)
+        reached |= {end for start, end in arrows if start in reached}
+    losses = {name for name in boxes if name.startswith("L")}
+    assert losses <= reached
+    figure, alt = plots.data_flow(method)
+    assert written(figure) >= set(boxes)
+    for name in losses:
+        assert name.split()[0] in alt
+
+
+def test_a_drawing_of_no_method_is_refused():
+    with pytest.raises(UnknownName, match="no method is called 'focal'"):
+        plots.data_flow("focal")
 
 
 def test_ks_chart_puts_a_bar_where_the_curves_are_farthest_apart():

@@ -3,6 +3,7 @@
 import json
 import math
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import cache
@@ -12,7 +13,7 @@ from statistics import median
 from typing import NamedTuple
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch import nn
 
 from camlib.data import Loader, manifest
 from camlib.data.stream import TRANSFORMS
@@ -84,24 +85,59 @@ def operations(run: Run) -> int:
     besides are left out.
     """
     experiment = run.experiment
-    shape = _shape(experiment)
-    image = shape["classes"], shape["channels"], *shape["size"]
-    one = 3 * _pass(experiment.net, experiment.head, experiment.gate, experiment.channels_per_class, *image)
+    one = 3 * _counted(experiment)[0]
     if experiment.teacher:
-        teacher = Run(experiment.teacher, run.preset).experiment
-        one += _pass(teacher.net, teacher.head, teacher.gate, teacher.channels_per_class, *image)
-    return one * shape["images"] * experiment.schedule.epochs
+        one += _counted(Run(experiment.teacher, run.preset).experiment)[0]
+    return one * _shape(experiment)["images"] * experiment.schedule.epochs
+
+
+def activations(run: Run) -> int:
+    """Bytes in single precision that a step keeps of its batch for the backward pass, counted in its net.
+
+    Nearly all memory of a step beside weights, gradients and momentum; about half as much in mixed precision. What a
+    method's own maps take comes on top.
+    """
+    experiment = run.experiment
+    return experiment.batch_size * _counted(experiment)[1]
+
+
+def _counted(experiment: Experiment) -> tuple[int, int]:
+    """Of one image: the operations of its pass through the net, and the bytes kept of it for the backward pass."""
+    shape = _shape(experiment)
+    image = shape["channels"], *shape["size"]
+    parts = experiment.net, experiment.head, experiment.gate, experiment.channels_per_class
+    return _in_net(*parts, shape["classes"], image)
 
 
 @cache
-def _pass(net: str, head: str, gate: bool, channels_per_class: int | None, classes: int, *image: int) -> int:
-    """Operations of the pass of one image (C, H, W); the arms of a net share them."""
+def _in_net(
+    net: str, head: str, gate: bool, channels_per_class: int | None, classes: int, image: tuple[int, int, int]
+) -> tuple[int, int]:
+    """As `_counted`; the arms of a net share it."""
     with torch.device("meta"):
-        model = create(net, classes, image[0], head, gate, channels_per_class).eval()
-        images = torch.empty(1, *image)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model = create(net, classes, image[0], head, gate, channels_per_class)
+        images = torch.empty(2, *image)  # batch normalisation asks for two
+    weights = {tensor.untyped_storage()._cdata for tensor in model.state_dict().values()}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage._cdata] = storage
+        return tensor
+
+    multiplications = 0
+
+    def count(module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
+        nonlocal multiplications
+        multiplications += output.numel() * module.weight[0].numel()
+
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.register_forward_hook(count)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         model(images)
-    return counter.get_total_flops()
+    stored = sum(storage.nbytes() for number, storage in kept.items() if number not in weights)
+    return 2 * multiplications // len(images), stored // len(images)
 
 
 def rate() -> tuple[float, str]:
@@ -144,29 +180,38 @@ def out_of_memory(error: RuntimeError) -> bool:
 
 def _measure(run: Run, device: str, threads: int) -> tuple[float, float]:
     torch.set_num_threads(threads)
+    steps = stepper(run, device)
+    per_step, memory = steps(2)  # warms up
+    if STEPS * per_step <= PATIENCE:
+        per_step, memory = steps(STEPS)
+    return per_step, memory
+
+
+def stepper(run: Run, device: str) -> Callable[[int], tuple[float, float]]:
+    """What times so many steps of a run on made-up images, every term with it: seconds a step, and peak bytes."""
     experiment = run.experiment.lasting(1)  # so that every term takes part
     shape = _shape(experiment)
-    per_step, memory = math.inf, 0
-    for steps in (2, STEPS):  # the first for warming up
-        if steps * per_step > PATIENCE and per_step < math.inf:
-            break
-        count = steps * experiment.batch_size
-        images = torch.randint(0, 256, (count, shape["channels"], *shape["size"]), dtype=torch.uint8)
-        labels = torch.randint(0, shape["classes"], (count,))
-        half = torch.full((shape["channels"],), 0.5)
-        parts = {"mean": half, "std": half, "device": device}
+    observed = observe(experiment.model(shape["classes"], shape["channels"]))
+    teacher = None
+    if experiment.teacher:
+        lender = Run(experiment.teacher, run.preset).experiment
+        teacher = observe(lender.model(shape["classes"], shape["channels"]))
+    objective = experiment.objective(observed.head, teacher)
+    schedule = presets.on(torch.device(device), run.preset, experiment.schedule)
+    half = torch.full((shape["channels"],), 0.5)
+    parts = {"mean": half, "std": half, "device": device}
+
+    def steps(count: int) -> tuple[float, float]:
+        images = torch.randint(
+            0, 256, (count * experiment.batch_size, shape["channels"], *shape["size"]), dtype=torch.uint8
+        )
+        labels = torch.randint(0, shape["classes"], (len(images),))
         train = Loader(images, labels, shape["classes"], experiment.batch_size, augment=experiment.augment, **parts)
         test = Loader(images[:2], labels[:2], shape["classes"], 2, **parts)
-        observed = observe(experiment.model(shape["classes"], shape["channels"]))
-        teacher = None
-        if experiment.teacher:
-            lender = Run(experiment.teacher, run.preset).experiment
-            teacher = observe(lender.model(shape["classes"], shape["channels"]))
-        schedule = presets.on(torch.device(device), run.preset, experiment.schedule)
-        objective = experiment.objective(observed.head, teacher)
         result = fit(observed, objective, (train, test), schedule, test=evaluate, progress=False)
-        per_step, memory = result.wall_seconds / steps, result.peak_memory_bytes
-    return per_step, memory
+        return result.wall_seconds / count, result.peak_memory_bytes
+
+    return steps
 
 
 def _disk(experiment: Experiment) -> int:

@@ -131,6 +131,38 @@ class Experiment:
 
         return together
 
+    @property
+    def protocol(self) -> str:
+        """Everything but the objective, in one line: net, data, length, optimiser, what is done to images and net."""
+        s = self.schedule
+        annealed = "cosine" if s.annealing == "cosine" else "constant"
+        if s.annealing == "steps" and s.milestones:
+            annealed = f"times {s.decay:g} at {', '.join(map(str, s.milestones))}"
+        momentum = f"SGD, {'Nesterov ' * s.nesterov}momentum {s.momentum:g}" if s.optimizer == "sgd" else "Adam"
+        said = [
+            f"{self.net} on {self.data}" + (f", first {self.train_images:,} images" if self.train_images else ""),
+            f"{s.epochs} epochs, batch {self.batch_size}",
+            f"{momentum}, rate {s.learning_rate:g} {annealed}, weight decay {s.weight_decay:g}",
+            ", ".join([*([self.transform] if self.transform else []), *self.augment]) or "images as they are",
+        ]
+        changes = [part.function.__name__ for part in (*self.regularize, *([self.mix] if self.mix else []))]
+        changes += [f"{self.head} classifier"] if self.head != "linear" else []
+        changes += [f"teacher {self.teacher}"] if self.teacher else []
+        changes += [f"starts from {self.start}"] if self.start else []
+        return "; ".join(said + changes)
+
+    @property
+    def terms_text(self) -> str:
+        """The objective in one line: "1 CrossEntropy() + step_at(start=20, value=3.0) CAMLoss()"."""
+
+        def text(part: Weight) -> str:
+            if not isinstance(part, Call):
+                return f"{part:g}"
+            arguments = ", ".join(f"{name}={value!r}" for name, value in part.arguments.items())
+            return f"{part.function.__name__}({arguments})"
+
+        return " + ".join(f"{text(weight)} {text(term)}" for weight, term in self.terms.values())
+
     def lasting(self, epochs: int) -> "Experiment":
         """The same experiment over another number of epochs: every epoch it names moves in proportion."""
 
