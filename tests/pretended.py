@@ -5,6 +5,8 @@ a real one, because a tensor stayed behind, fails here too. It knows which stora
 every operation on tensors of both kinds is an error.
 """
 
+import contextlib
+import io
 import os
 import re
 import sys
@@ -135,16 +137,16 @@ def install():
 
 
 def run(path):
-    """Execute the code cells of a chapter; returns the first error as a text."""
-    names = {"__name__": "__main__"}
+    """Execute the code cells of a chapter; returns their errors, each as a text."""
+    names, errors = {"__name__": "__main__"}, []
     for cell in nbformat.read(path, 4).cells:
         if cell.cell_type == "code":
             source = re.sub(r"^( *)[%!].*$", r"\1pass", cell.source, flags=re.MULTILINE)
             try:
                 exec(compile(source, cell.id, "exec"), names)
             except Exception:
-                return f"cell {cell.id}\n{traceback.format_exc()}"
-    return None
+                errors.append(f"\n{cell.id}: {traceback.format_exc(limit=-3)}")
+    return errors
 
 
 if __name__ == "__main__":
@@ -154,7 +156,8 @@ if __name__ == "__main__":
     bad = 0
     for path in map(Path, sys.argv[1:]):
         start = time.monotonic()
-        error = run(path)
-        print(f"{path}: {error or 'passed'} ({time.monotonic() - start:.0f} s)", flush=True)
-        bad += bool(error)
+        with contextlib.redirect_stdout(io.StringIO()):
+            errors = run(path)
+        print(f"{path}: {''.join(errors) or 'passed'} ({time.monotonic() - start:.0f} s)", flush=True)
+        bad += len(errors)
     sys.exit(bool(bad))
