@@ -93,8 +93,8 @@ class Pretended(TorchFunctionMode):
             wanted = (GPU if given and marks.of(given[0]) else CPU) if kept else self.default
         gpu = torch.device(wanted).type == "cuda"
         generator = kwargs.get("generator")
-        if gpu and generator is not None and generator.device.type == "cpu":
-            raise RuntimeError(f"{func.__name__}: expected a generator on cuda:0, found one on the processor")
+        if generator is not None and gpu != getattr(generator, "gpu", False):
+            raise RuntimeError(f"{func.__name__}: the generator and what it fills are on two devices")
         if given and result.untyped_storage()._cdata == given[0].untyped_storage()._cdata:
             return self.to(result, wanted)
         marks.set(result, gpu)
@@ -121,6 +121,15 @@ class Pretended(TorchFunctionMode):
         return tensor
 
 
+class Generator(torch.Generator):
+    """A generator of the processor that may be said to be one of the GPU."""
+
+    def __new__(cls, device="cpu"):
+        made = super().__new__(cls)
+        made.gpu = torch.device(device).type == "cuda"
+        return made
+
+
 def install():
     """Start to pretend; there is no way back in this process."""
     marks = Marks()
@@ -129,6 +138,7 @@ def install():
     torch.get_default_device = lambda: pretended.default
     torch.Tensor.device = property(lambda tensor: GPU if marks.of(tensor) else CPU)
     torch.Tensor.is_cuda = property(marks.of)
+    torch.Generator = Generator
     torch.cuda.is_available = lambda: True
     torch.cuda.get_device_name = lambda device=None: "a pretended GPU"
     torch.cuda.synchronize = lambda device=None: None

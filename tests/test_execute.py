@@ -123,11 +123,9 @@ def test_a_link_to_a_public_page_leads_to_its_source(built):
 @pytest.mark.parametrize(("answer", "right"), [("1 / 2", True), ("2", False)])
 def test_a_solution_is_fed_to_its_own_check(built, answer, right):
     root, execute = built
-    solution = (
-        f"### Exercise 1\n\n<details><summary>Solution</summary>\n\n```python\nanswer = {answer}\n```\n\n</details>"
-    )
+    folded = f"<details><summary>Solution</summary>\n\n```python\nanswer = {answer}\n```\n\n</details>"
     cells = [
-        nbformat.v4.new_markdown_cell(solution, id="exercise"),
+        nbformat.v4.new_markdown_cell(f"### Exercise 1\n\n{folded}", id="exercise"),
         nbformat.v4.new_code_cell("answer = None", id="answer"),
         nbformat.v4.new_code_cell('book.check(\n    answer, lambda: 0.5, "halve"\n)', id="check"),
     ]
