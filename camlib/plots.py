@@ -132,8 +132,8 @@ def _maps_over_images(
     images: Tensor, columns: Sequence[Tensor], labels: Sequence[str], cells: Cells | None
 ) -> tuple[Figure, np.ndarray]:
     """A row for each image: the image, then its map in each column, (N, h, w), in colours over the grey image."""
-    pixels = images.permute(0, 2, 3, 1).float() / 255
-    grey = (pixels @ torch.tensor([0.299, 0.587, 0.114])).numpy()[..., None].repeat(3, -1)
+    pixels = images.cpu().permute(0, 2, 3, 1).float() / 255
+    grey = (pixels @ pixels.new_tensor([0.299, 0.587, 0.114])).numpy()[..., None].repeat(3, -1)
     figure, axes = pyplot.subplots(
         len(images),
         1 + len(columns),
@@ -145,7 +145,7 @@ def _maps_over_images(
         axes[row, 0].imshow(pixels[row].numpy())
         axes[row, 0].set_ylabel(label, rotation=0, ha="right", va="center")
         for column, maps in enumerate(columns, start=1):
-            value = minmax(stretch(maps[row : row + 1].detach().float(), images.shape[2:], cells))[0].numpy()
+            value = minmax(stretch(maps[row : row + 1].detach().float(), images.shape[2:], cells))[0].cpu().numpy()
             # Where a map is low the image shows, where it is high its colour.
             opaque = 0.35 + 0.4 * value[..., None]
             colour = pyplot.colormaps[MAP_COLOURS](value)[..., :3]
@@ -161,7 +161,7 @@ def _maps_over_images(
 def _outline(axis: Axes, mask: Tensor) -> None:
     """The border of a mask, to be seen on light and on dark."""
     for colour, width in (("black", 2.2), ("white", 1.1)):
-        axis.contour(mask.numpy(), levels=[0.5], colors=colour, linewidths=width)
+        axis.contour(mask.cpu().numpy(), levels=[0.5], colors=colour, linewidths=width)
 
 
 def numbers_grid(grids: Mapping[str, Tensor], digits: int = 1) -> tuple[Figure, str]:
@@ -177,7 +177,7 @@ def numbers_grid(grids: Mapping[str, Tensor], digits: int = 1) -> tuple[Figure, 
     texts = []
     scale = _scale(grids, "Blues", room=1.6)  # no colour so dark that its number cannot be read
     for axis, (heading, grid) in zip(axes[0], grids.items(), strict=True):
-        axis.imshow(grid.numpy(), **scale)
+        axis.imshow(grid.cpu().numpy(), **scale)
         for y, row in enumerate(grid.tolist()):
             for x, value in enumerate(row):
                 axis.text(x, y, f"{value:.{digits}f}", ha="center", va="center", color="black")
@@ -668,7 +668,7 @@ def matrix(grids: Mapping[str, Tensor], *, xlabel: str, ylabel: str, value: str)
     texts = []
     for axis, (heading, grid) in zip(axes[0], grids.items(), strict=True):
         aspect = "equal" if square else "auto"
-        image = axis.imshow(grid.detach().numpy(), aspect=aspect, **scale)
+        image = axis.imshow(grid.detach().cpu().numpy(), aspect=aspect, **scale)
         axis.set(xlabel=xlabel)
         for along in (axis.xaxis, axis.yaxis):
             along.set_major_locator(MaxNLocator(6, integer=True))
