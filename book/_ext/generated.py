@@ -31,6 +31,8 @@ from camlib.lab.claims import (
     shifts,
     to_say_more,
 )
+from camlib.lab.cost import activations, duration, operations, rate
+from camlib.lab.runs import RUNS, Run
 from camlib.lab.tables import TABLES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -633,6 +635,42 @@ def backbones(srcdir):
     return "\n".join([*lines, "", "## What is refused, and why", *refused])
 
 
+def programme(srcdir):
+    """Every training of the tables: how many there are of each net, and what it costs, counted in the net."""
+    behind = {name for table in TABLES.values() for name in table.runs}
+    groups = {}
+    for name in RUNS:
+        if name in behind:
+            groups.setdefault(name.rpartition("/")[0], []).append(Run(name))
+    counted = {
+        name: [operations(run) for run in runs] for name, runs in groups.items()
+    }
+    speed, device = rate()
+    total = sum(map(sum, counted.values()))
+    sustained = 2e13
+    days = 5 * total / sustained / 86400
+    lines = [
+        f"{sum(map(len, groups.values()))} trainings stand behind the tables, and five seeds of each are "
+        f"{5 * total:.1e} floating-point operations: {5 * total / speed / 86400 / 365:,.0f} years of one core of the "
+        f"machine that made the records ({device}, {speed:.1e} a second). "
+        f"An accelerator that sustains {sustained:.0e} a second, which is our assumption and not a measurement, would take "
+        f"{days:,.0f} days, eight of them {days / 8:,.0f}; on a cluster the trainings are independent but for teachers and "
+        "start nets, so that more machines divide the time.",
+        "",
+        "| Setting and net | Trainings | Epochs | Batch | Operations of one | One core | Kept for the backward pass |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name in sorted(groups, key=lambda name: -max(counted[name])):
+        run = groups[name][0]
+        experiment = run.experiment
+        one = max(counted[name])
+        lines.append(
+            f"| {name} | {len(groups[name])} | {experiment.schedule.epochs} | {experiment.batch_size} | {one:.1e} | "
+            f"{duration(one / speed)} | {activations(run) / 2**30:.2f} GiB |"
+        )
+    return "\n".join(lines)
+
+
 GENERATORS = {
     "backbones": backbones,
     "claims": claims,
@@ -640,6 +678,7 @@ GENERATORS = {
     "glance": glance,
     "paper-map": paper_map,
     "pictures": pictures,
+    "programme": programme,
     "reference": reference,
     "status": status,
 }
