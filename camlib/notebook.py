@@ -1,6 +1,7 @@
 """What a chapter calls: one set-up, figures with captions and alternative text, tables, checks of answers."""
 
 import base64
+import contextlib
 import html
 import io
 import os
@@ -21,6 +22,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from camlib import interactive, plots
+from camlib.data import datasets
+from camlib.data.datasets import DataError
 from camlib.lab import claims, cost, frames, plan, verdict
 from camlib.lab.presets import PRESETS
 from camlib.lab.record import Record
@@ -32,7 +35,7 @@ from camlib.names import lookup
 from camlib.provenance import commit, device_name, versions
 
 
-@dataclass(frozen=True)
+@dataclass
 class Book:
     """What the set-up cell of a chapter knows.
 
@@ -69,12 +72,33 @@ class Book:
         Raises:
             KeyError: there is no such run.
         """
+        self._have_data(Run(name, self.preset, self.seed).experiment.data)
         which = Run(name, self.preset, self.seed)
-        record = run(which, out=self._runs, device=self.device, progress=False)
+        with torch.device("cpu"):  # a run begins with the same numbers wherever it is trained
+            record = run(which, out=self._runs, device=self.device, progress=False)
         metric = "accuracy" if "accuracy" in record.metrics else next(iter(record.metrics))
         what = f"{name}: {metric.replace('_', ' ')} {record.metrics[metric]:.2%}"
         print(f"{what} on {record.data}, with {record.net} after {record.epochs_done} epochs")
         return record
+
+    def _have_data(self, name: str) -> None:
+        """Fetch a data set that is not here; where that cannot be, the chapter goes on at the quick preset."""
+        try:
+            datasets.check(name)
+            return
+        except DataError:
+            entry = datasets.manifest()[name]
+        if datasets.fetchable(name):
+            print(
+                f"{entry['title']} is fetched now: {entry['size']}, into {datasets.data_root()}. To stay at the quick "
+                "preset, which fetches nothing: restart, run %env CAMLIB_PRESET=quick, then the chapter."
+            )
+        try:
+            with contextlib.redirect_stderr(io.StringIO()):  # torchvision's bar
+                datasets.get(name)
+        except DataError as error:
+            self.preset = "quick"
+            self.note(f"The chapter goes on at the quick preset, with generated images. {error}.")
 
     def answer(self, name: str, baseline: str | None = None, *, methods: Sequence[str] = (), rows: str = "") -> None:
         """Show a table's answer in three lines: the paper says, we measured, still open.
@@ -341,6 +365,8 @@ def _paper_number(entry: Entry) -> str:
 def setup(seed: int = 0) -> Book:
     """Seed everything, choose preset and device, and print them with the versions in one line.
 
+    The device becomes torch's default: what a chapter makes is there.
+
     The preset is the environment variable CAMLIB_PRESET, by default "short" with a GPU and "quick" without.
 
     Args:
@@ -350,6 +376,8 @@ def setup(seed: int = 0) -> Book:
         KeyError: CAMLIB_PRESET names no preset.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type != "cpu":
+        torch.set_default_device(device)
     preset = os.environ.get("CAMLIB_PRESET") or ("short" if device.type == "cuda" else "quick")
     lookup(PRESETS, preset, "preset")
     torch.manual_seed(seed)
