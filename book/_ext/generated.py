@@ -13,10 +13,13 @@ from collections import defaultdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from statistics import median
+from statistics import mean, median, stdev
 from types import SimpleNamespace
 
+import itables
+import itables.javascript
 import nbformat
+import pandas
 from matplotlib import pyplot
 
 from camlib import one_hot, plots
@@ -31,6 +34,8 @@ from camlib.lab.claims import (
     shifts,
     to_say_more,
 )
+from camlib.lab.cost import activations, duration, operations, rate
+from camlib.lab.runs import RUNS, Run
 from camlib.lab.tables import TABLES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -633,6 +638,88 @@ def backbones(srcdir):
     return "\n".join([*lines, "", "## What is refused, and why", *refused])
 
 
+def programme(srcdir):
+    """Every training of the tables: how many there are of each net, and what it costs, counted in the net."""
+    behind = {name for table in TABLES.values() for name in table.runs}
+    groups = {}
+    for name in RUNS:
+        if name in behind:
+            groups.setdefault(name.rpartition("/")[0], []).append(Run(name))
+    counted = {
+        name: [operations(run) for run in runs] for name, runs in groups.items()
+    }
+    speed, device = rate()
+    total = sum(map(sum, counted.values()))
+    sustained = 2e13
+    days = 5 * total / sustained / 86400
+    lines = [
+        f"{sum(map(len, groups.values()))} trainings stand behind the tables, and five seeds of each are "
+        f"{5 * total:.1e} floating-point operations: {5 * total / speed / 86400 / 365:,.0f} years of one core of the "
+        f"machine that made the records ({device}, {speed:.1e} a second). "
+        f"An accelerator that sustains {sustained:.0e} a second, which is our assumption and not a measurement, would take "
+        f"{days:,.0f} days, eight of them {days / 8:,.0f}; on a cluster the trainings are independent but for teachers and "
+        "start nets, so that more machines divide the time.",
+        "",
+        "| Setting and net | Trainings | Epochs | Batch | Operations of one | One core | Kept for the backward pass |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name in sorted(groups, key=lambda name: -max(counted[name])):
+        run = groups[name][0]
+        experiment = run.experiment
+        one = max(counted[name])
+        lines.append(
+            f"| {name} | {len(groups[name])} | {experiment.schedule.epochs} | {experiment.batch_size} | {one:.1e} | "
+            f"{duration(one / speed)} | {activations(run) / 2**30:.2f} GiB |"
+        )
+    return "\n".join(lines)
+
+
+def records(srcdir):
+    """Every run with what came of it, as a table that can be sorted and searched without a kernel or a request."""
+    rows = []
+    for name in RUNS:
+        made = {p: record.counting(name, p) for p in ("paper", "short")}
+        for preset in [p for p in made if made[p]] or ["paper"]:
+            found = outcome(list(made[preset].values()))
+            rows.append((name, preset, *found, Run(name, preset).command))
+    columns = ("run", "protocol", "status", "seeds", "measured", "mean (%)")
+    columns += ("sd", "minutes a seed", "command of seed 0")
+    rows.sort(key=lambda row: -row[3])  # what was run first
+    table = itables.to_html_datatable(
+        pandas.DataFrame(rows, columns=columns),
+        connected=False,
+        showIndex=False,
+        maxBytes=0,
+        pageLength=15,
+        lengthMenu=[15, 50, 500],
+        autoWidth=False,
+        classes="display compact",
+    )
+    library = itables.javascript.generate_init_offline_itables_html(
+        itables.options.dt_bundle
+    )
+    said = f"{len(RUNS)} runs, {sum(row[3] > 0 for row in rows)} lines with records."
+    return f'{said}\n\n````{{raw}} html\n{library}\n<div class="records" tabindex="0">{table}</div>\n````'
+
+
+def outcome(of_seeds):
+    """Status, seeds, what was measured, its mean and spread, and the time of one seed."""
+    if not of_seeds:
+        return "not run", 0, "", "", "", ""
+    measured = of_seeds[0].metrics
+    metric = "accuracy" if "accuracy" in measured else next(iter(measured))
+    values = [100 * each.metrics[metric] for each in of_seeds]
+    enough = len(of_seeds) >= verdict.ENOUGH_SEEDS
+    return (
+        "recorded" if enough else "too few seeds",
+        len(of_seeds),
+        metric.replace("_", " "),
+        f"{mean(values):.2f}",
+        f"{stdev(values):.2f}" if len(values) > 1 else "",
+        f"{median(each.wall_seconds for each in of_seeds) / 60:.1f}",
+    )
+
+
 GENERATORS = {
     "backbones": backbones,
     "claims": claims,
@@ -640,6 +727,8 @@ GENERATORS = {
     "glance": glance,
     "paper-map": paper_map,
     "pictures": pictures,
+    "records": records,
+    "programme": programme,
     "reference": reference,
     "status": status,
 }

@@ -46,8 +46,8 @@ class ImageSet(NamedTuple):
     @property
     def checksum(self) -> str:
         """sha256 of pixels and labels: two runs with the same one saw the same data."""
-        digest = hashlib.sha256(self.images.contiguous().numpy().tobytes())
-        digest.update(self.labels.numpy().tobytes())
+        digest = hashlib.sha256(self.images.contiguous().cpu().numpy().tobytes())
+        digest.update(self.labels.cpu().numpy().tobytes())
         return digest.hexdigest()
 
 
@@ -114,6 +114,11 @@ def check(name: str, root: Path | None = None) -> None:
         KeyError: the name is unknown.
     """
     _checked(name, root or data_root())
+
+
+def fetchable(name: str) -> bool:
+    """Whether `get` can fetch a data set, or it must be fetched by hand."""
+    return lookup(manifest(), name, "data set").get("like", name) in _TORCHVISION
 
 
 def get(name: str, root: Path | None = None) -> None:

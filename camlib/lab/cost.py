@@ -13,7 +13,7 @@ from statistics import median
 from typing import NamedTuple
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch import nn
 
 from camlib.data import Loader, manifest
 from camlib.data.stream import TRANSFORMS
@@ -85,24 +85,59 @@ def operations(run: Run) -> int:
     besides are left out.
     """
     experiment = run.experiment
-    shape = _shape(experiment)
-    image = shape["classes"], shape["channels"], *shape["size"]
-    one = 3 * _pass(experiment.net, experiment.head, experiment.gate, experiment.channels_per_class, *image)
+    one = 3 * _counted(experiment)[0]
     if experiment.teacher:
-        teacher = Run(experiment.teacher, run.preset).experiment
-        one += _pass(teacher.net, teacher.head, teacher.gate, teacher.channels_per_class, *image)
-    return one * shape["images"] * experiment.schedule.epochs
+        one += _counted(Run(experiment.teacher, run.preset).experiment)[0]
+    return one * _shape(experiment)["images"] * experiment.schedule.epochs
+
+
+def activations(run: Run) -> int:
+    """Bytes in single precision that a step keeps of its batch for the backward pass, counted in its net.
+
+    Nearly all memory of a step beside weights, gradients and momentum; about half as much in mixed precision. What a
+    method's own maps take comes on top.
+    """
+    experiment = run.experiment
+    return experiment.batch_size * _counted(experiment)[1]
+
+
+def _counted(experiment: Experiment) -> tuple[int, int]:
+    """Of one image: the operations of its pass through the net, and the bytes kept of it for the backward pass."""
+    shape = _shape(experiment)
+    image = shape["channels"], *shape["size"]
+    parts = experiment.net, experiment.head, experiment.gate, experiment.channels_per_class
+    return _in_net(*parts, shape["classes"], image)
 
 
 @cache
-def _pass(net: str, head: str, gate: bool, channels_per_class: int | None, classes: int, *image: int) -> int:
-    """Operations of the pass of one image (C, H, W); the arms of a net share them."""
+def _in_net(
+    net: str, head: str, gate: bool, channels_per_class: int | None, classes: int, image: tuple[int, int, int]
+) -> tuple[int, int]:
+    """As `_counted`; the arms of a net share it."""
     with torch.device("meta"):
-        model = create(net, classes, image[0], head, gate, channels_per_class).eval()
-        images = torch.empty(1, *image)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model = create(net, classes, image[0], head, gate, channels_per_class)
+        images = torch.empty(2, *image)  # batch normalisation asks for two
+    weights = {tensor.untyped_storage()._cdata for tensor in model.state_dict().values()}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage._cdata] = storage
+        return tensor
+
+    multiplications = 0
+
+    def count(module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
+        nonlocal multiplications
+        multiplications += output.numel() * module.weight[0].numel()
+
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.register_forward_hook(count)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         model(images)
-    return counter.get_total_flops()
+    stored = sum(storage.nbytes() for number, storage in kept.items() if number not in weights)
+    return 2 * multiplications // len(images), stored // len(images)
 
 
 def rate() -> tuple[float, str]:

@@ -63,8 +63,8 @@ def test_a_papers_own_row_is_judged_by_its_number(tmp_path):
 @pytest.mark.parametrize(
     ("gains", "finding"),
     [
-        ([0.01, 0.02, 0.01, 0.02, 0.01], "supports"),
-        ([-0.01, -0.02, -0.01, -0.02, -0.01], "contradicts"),
+        ([0.01, 0.03, 0.01, 0.03, 0.01], "supports"),  # 1.32 half-widths from 0
+        ([-0.01, -0.03, -0.01, -0.03, -0.01], "contradicts"),
         ([0.01, -0.02, 0.01, -0.02, 0.02], "undecided"),
         ([0.01, 0.02, 0.01, 0.02], "too few seeds"),
     ],

@@ -6,9 +6,11 @@ import math
 import pytest
 import samples
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from camlib.lab import cost, presets, record
 from camlib.lab.runs import RUNS, Run
+from camlib.models import create
 from camlib.objective import State
 from camlib.provenance import device_name
 
@@ -133,6 +135,15 @@ def test_operations_are_counted_for_every_image_and_epoch_three_times():
     assert cost.operations(Run("cifar100/resnet20/ce", "short")) == pytest.approx(found * 12 / 160)
 
 
+@pytest.mark.parametrize("net", ["resnet8", "wrn16_2", "resnext29_8x64d", "vgg16_bn", "resnet18"])
+def test_operations_are_those_that_torch_counts(net):
+    with torch.device("meta"):
+        model, images = create(net, 10).eval(), torch.empty(1, 3, 32, 32)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(images)
+    assert cost._in_net(net, "linear", False, None, 10, (3, 32, 32))[0] == counter.get_total_flops()
+
+
 def test_a_teacher_adds_its_pass():
     alone, taught = (cost.operations(Run(f"cifar100/resnet8/{arm}")) for arm in ("ce", "kd_from_resnet20"))
     teacher = cost.operations(Run("cifar100/resnet20/ce"))
@@ -153,3 +164,19 @@ def test_the_rate_is_that_of_the_device_with_most_records(tmp_path, recorded, mo
 @pytest.mark.parametrize(("seconds", "text"), [(89, "89 s"), (91, "2 min"), (5401, "1.5 h"), (180_000, "2.1 d")])
 def test_durations(seconds, text):
     assert cost.duration(seconds) == text
+
+
+def test_what_a_step_keeps_is_counted_by_layer():
+    """ResNet-8: what each convolution, batch normalisation, ReLU and the classifier keep of an image of 32 pixels."""
+    found = cost.activations(Run("scenes/resnet8/ce")) / RUNS["scenes/resnet8/ce"].batch_size
+    first, second, third = 16 * 32 * 32, 32 * 16 * 16, 64 * 8 * 8
+    # A convolution keeps its input, which is the image or what a ReLU keeps as its output; batch normalisation keeps
+    # its input, and for all images of a batch, two here, a mean and a deviation of each of 336 channels.
+    relus = first + 2 * (first + second + third)
+    normalised = first + 2 * (first + second + third) + second + third  # the last two are the shortcuts'
+    assert found == 4 * (3 * 32 * 32 + relus + normalised + 2 * 336 / 2 + 64)
+
+
+def test_twice_the_batch_keeps_twice_as_much():
+    small, large = (cost.activations(Run(f"mnist_batch_{size}/vgg8_slim/cc")) for size in (8, 16))
+    assert large == 2 * small

@@ -270,3 +270,18 @@ def test_rows_and_methods_can_be_chosen():
     }
     with pytest.raises(UnknownName, match="uniform"):
         verdict.by_protocol(table, methods=("uniforn",))
+
+
+@pytest.mark.parametrize(
+    ("table", "row", "column", "gain"),
+    [
+        ("cam-table-1", "resnet56", "cam", 28.80 - 27.34),  # of errors less is a gain,
+        ("icasc-table-4", "resnet110", "icasc", 76.11 - 72.78),  # of accuracy more,
+        ("cc-table-1", "cifar100_vgg16", "focal", 74.46 - 74.49),  # and less a loss
+    ],
+)
+def test_a_papers_gain_has_the_sign_of_its_unit(tmp_path, table, row, column, gain):
+    """CAM-loss, Table 1; ICASC, Table 4; CC-Loss, Table 1."""
+    judged = verdict.on_table(TABLES[table], folder=tmp_path)
+    (line,) = judged[(judged["row"] == row) & (judged["column"] == column)].itertuples()
+    assert line.claim == pytest.approx(gain)
