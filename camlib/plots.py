@@ -18,10 +18,11 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from camlib.lab.frames import ARMS, Frames
 from camlib.lab.table import Table
 from camlib.lab.verdict import ENOUGH_SEEDS, shifted
 from camlib.maps import Cells, minmax, stretch
-from camlib.measure import ks
+from camlib.measure import energy_inside, ks
 from camlib.names import lookup
 
 COLOURS = seaborn.color_palette("colorblind").as_hex()
@@ -162,6 +163,29 @@ def _outline(axis: Axes, mask: Tensor) -> None:
     """The border of a mask, to be seen on light and on dark."""
     for colour, width in (("black", 2.2), ("white", 1.1)):
         axis.contour(mask.cpu().numpy(), levels=[0.5], colors=colour, linewidths=width)
+
+
+def maps_after(frames: Frames, epoch: int, arms: Mapping[str, str]) -> tuple[Figure, str]:
+    """CAAM and CAM of the truth after an epoch, for each arm side by side.
+
+    Args:
+        frames: from `camlib.lab.frames.read`.
+        epoch: 0 is before training.
+        arms: names of `camlib.lab.frames.ARMS` -> their headings.
+    """
+    scenes, watched = frames.scenes, frames.watched
+    columns, texts = {}, []
+    for arm, heading in arms.items():
+        maps = frames.maps[ARMS.index(arm), epoch].float()
+        columns |= {f"{heading}\n{kind}": maps[k] for k, kind in enumerate(("CAAM", "CAM"))}
+        inside = [f"{100 * energy_inside(kind, scenes.masks[watched]).mean():.0f} %" for kind in maps]
+        answers = ", ".join(scenes.classes[k] for k in frames.answers[ARMS.index(arm), epoch].tolist())
+        texts.append(
+            f"{heading}: inside the object {inside[0]} of the CAAM and {inside[1]} of the CAM, answers {answers}"
+        )
+    labels = [scenes.classes[k] for k in scenes.labels[watched].tolist()]
+    figure, alt = map_grid(scenes.images[watched], columns, labels, scenes.masks[watched])
+    return figure, f"{' '.join(alt.split())} {'; '.join(texts)}."
 
 
 def numbers_grid(grids: Mapping[str, Tensor], digits: int = 1) -> tuple[Figure, str]:

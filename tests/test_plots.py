@@ -16,6 +16,8 @@ from matplotlib import pyplot
 from matplotlib.colors import to_hex
 
 from camlib import plots
+from camlib.data import Scenes
+from camlib.lab.frames import Frames
 from camlib.lab.table import Table
 from camlib.maps import Cells
 from camlib.names import UnknownName
@@ -257,3 +259,16 @@ def test_what_is_no_method_takes_a_colour_that_none_has():
     one, first, other, second = plots.colours(["uniform", "CAM-loss", "random_class", "CAM of a random class"])
     assert first == plots.METHOD_COLOURS["cam"]
     assert len({one, first, other, second}) == 4
+
+
+def test_maps_after_an_epoch_are_those_recorded():
+    scenes = Scenes("fresh", count=4)
+    maps = torch.zeros(3, 2, 2, 1, 8, 8, dtype=torch.uint8)
+    maps[1, 1, 1, 0, 3, 5] = 255
+    answers = torch.zeros(3, 2, 1, dtype=torch.long)
+    recorded = Frames(scenes, torch.tensor([2]), maps, answers, "commit 1")
+    figure, alt = plots.maps_after(recorded, 1, {"ce": "CE", "cam": "CAM-loss"})
+    assert [axis.get_title() for axis in figure.axes[1:5]] == ["CE\nCAAM", "CE\nCAM", "CAM-loss\nCAAM", "CAM-loss\nCAM"]
+    changed = figure.axes[4].images[0].get_array() != figure.axes[3].images[0].get_array()
+    assert numpy.argwhere(changed.any(-1)).min(0).tolist() == [9, 17]
+    assert f"answers {scenes.classes[0]}" in alt
