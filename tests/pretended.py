@@ -155,7 +155,7 @@ def run(path):
             try:
                 exec(compile(source, cell.id, "exec"), names)
             except Exception:
-                errors.append(f"\n{cell.id}: {traceback.format_exc(limit=-3)}")
+                errors.append(f"\n{cell.id}: {traceback.format_exc(limit=-12)}")
     return errors
 
 
