@@ -1,7 +1,7 @@
 """What `python -m camlib look` costs beside the forward pass alone: the CAMs of five classes. Target: at most 1.05.
 
-ResNet-50 at 224 px, random weights. Beside it the same by torch-cam and pytorch-grad-cam, where they are installed
-(`make test-oracles` does it); target there: faster than both.
+ResNet-50 at 224 px, random weights. Beside it torch-cam's CAM and pytorch-grad-cam's Grad-CAM of the same classes,
+where they are installed (`make test-oracles` does it).
 """
 
 import argparse
@@ -73,7 +73,7 @@ def main():
             calls[name] = others(copy.deepcopy(model), images)
         except ImportError:
             print(f"  {name}: not installed")
-    report(interleaved(calls, options.repetitions), FORWARD, "look at most 1.05, the others above it")
+    report(interleaved(calls, options.repetitions), FORWARD, "look at most 1.05")
 
 
 if __name__ == "__main__":
