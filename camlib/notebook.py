@@ -7,7 +7,7 @@ import io
 import os
 import tempfile
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -21,10 +21,10 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from camlib import plots
+from camlib import interactive, plots
 from camlib.data import datasets
 from camlib.data.datasets import DataError
-from camlib.lab import claims, cost, plan, verdict
+from camlib.lab import claims, cost, frames, plan, verdict
 from camlib.lab.presets import PRESETS
 from camlib.lab.record import Record
 from camlib.lab.run import run
@@ -271,6 +271,40 @@ class Book:
                 f"<figcaption>{html.escape(caption)}</figcaption></figure>"
             )
         )
+
+    def show_html(self, content: str, *, caption: str) -> None:
+        """Show what `camlib.interactive` gives as HTML, with a caption."""
+        caption = f"<figcaption>{html.escape(caption)}</figcaption>"
+        display(HTML(f'<figure style="margin: 1em 0">{content}{caption}</figure>'))
+
+    def time_lapse(self, arms: Mapping[str, str], *, caption: str) -> None:
+        """Show the maps of three images after every epoch, one epoch at a time, chosen by radio buttons.
+
+        Args:
+            arms: names of `camlib.lab.frames.ARMS` -> their headings.
+            caption: what to see in it.
+        """
+        recorded = frames.read()
+        pictures = {str(epoch): plots.maps_after(recorded, epoch, arms) for epoch in range(recorded.maps.shape[1])}
+        self.show_html(
+            interactive.time_lapse(pictures, "After epoch"), caption=f"{caption} Trained at {recorded.made_by}."
+        )
+
+    def playground(self, maps: Tensor, weight: Sequence[float], bias: float, *, caption: str) -> None:
+        """Show `camlib.interactive.playground`, or a line that says what is missing where altair is not installed."""
+        try:
+            chart = interactive.playground(maps, weight, bias)
+        except ModuleNotFoundError:
+            self.note("Sliders need altair: install it with %pip install altair, and run this cell again.")
+            return
+        if "CAMLIB_PAGE" not in os.environ:  # Colab and JupyterLab draw a chart by themselves
+            display(chart)
+            display(HTML(f"<figcaption>{html.escape(caption)}</figcaption>"))
+            return
+        # The page brings its own Vega, see book/_ext/pagefix.py.
+        spec = chart.to_json(indent=None).replace("</", "<\\/")
+        chart = f'<div class="chart"></div><script type="application/json" class="chart">{spec}</script>'
+        self.show_html(f'<div style="overflow-x: auto" tabindex="0">{chart}</div>', caption=caption)
 
     def note(self, text: str) -> None:
         """Show a framed line, such as where the numbers below come from."""

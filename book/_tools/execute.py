@@ -169,6 +169,7 @@ def main(build):
         stage(name, copy / name)
         reads_of(name, build).parent.mkdir(parents=True, exist_ok=True)
         reads_of(name, build).unlink(missing_ok=True)
+    os.environ["CAMLIB_PAGE"] = "1"  # charts are drawn by the page's own Vega
     os.environ["PYTHONPATH"] = os.pathsep.join(
         [str(BOOK / "_tools/reads"), os.environ.get("PYTHONPATH", "")]
     ).rstrip(os.pathsep)
