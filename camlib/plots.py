@@ -678,7 +678,7 @@ def scatter_classes(points: Mapping[str, Tensor], labels: Tensor, classes: Seque
     figure, axes = pyplot.subplots(1, len(points), figsize=(3.4 * len(points), 3.4), squeeze=False)
     for axis, (heading, plane) in zip(axes[0], points.items(), strict=True):
         for label, name in enumerate(classes):
-            x, y = plane[labels == label].cpu().unbind(1)
+            x, y = plane.cpu()[labels.cpu() == label].unbind(1)
             axis.scatter(
                 x,
                 y,
