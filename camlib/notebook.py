@@ -1,12 +1,13 @@
 """What a chapter calls: one set-up, figures with captions and alternative text, tables, checks of answers."""
 
 import base64
+import contextlib
 import html
 import io
 import os
 import tempfile
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -20,8 +21,10 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from camlib import plots
-from camlib.lab import claims, cost, plan, verdict
+from camlib import interactive, plots
+from camlib.data import datasets
+from camlib.data.datasets import DataError
+from camlib.lab import claims, cost, frames, plan, verdict
 from camlib.lab.presets import PRESETS
 from camlib.lab.record import Record
 from camlib.lab.run import run
@@ -32,7 +35,7 @@ from camlib.names import lookup
 from camlib.provenance import commit, device_name, versions
 
 
-@dataclass(frozen=True)
+@dataclass
 class Book:
     """What the set-up cell of a chapter knows.
 
@@ -69,12 +72,33 @@ class Book:
         Raises:
             KeyError: there is no such run.
         """
+        self._have_data(Run(name, self.preset, self.seed).experiment.data)
         which = Run(name, self.preset, self.seed)
-        record = run(which, out=self._runs, device=self.device, progress=False)
+        with torch.device("cpu"):  # a run begins with the same numbers wherever it is trained
+            record = run(which, out=self._runs, device=self.device, progress=False)
         metric = "accuracy" if "accuracy" in record.metrics else next(iter(record.metrics))
         what = f"{name}: {metric.replace('_', ' ')} {record.metrics[metric]:.2%}"
         print(f"{what} on {record.data}, with {record.net} after {record.epochs_done} epochs")
         return record
+
+    def _have_data(self, name: str) -> None:
+        """Fetch a data set that is not here; where that cannot be, the chapter goes on at the quick preset."""
+        try:
+            datasets.check(name)
+            return
+        except DataError:
+            entry = datasets.manifest()[name]
+        if datasets.fetchable(name):
+            print(
+                f"{entry['title']} is fetched now: {entry['size']}, into {datasets.data_root()}. To stay at the quick "
+                "preset, which fetches nothing: restart, run %env CAMLIB_PRESET=quick, then the chapter."
+            )
+        try:
+            with contextlib.redirect_stderr(io.StringIO()):  # torchvision's bar
+                datasets.get(name)
+        except DataError as error:
+            self.preset = "quick"
+            self.note(f"The chapter goes on at the quick preset, with generated images. {error}.")
 
     def answer(self, name: str, baseline: str | None = None, *, methods: Sequence[str] = (), rows: str = "") -> None:
         """Show a table's answer in three lines: the paper says, we measured, still open.
@@ -248,6 +272,40 @@ class Book:
             )
         )
 
+    def show_html(self, content: str, *, caption: str) -> None:
+        """Show what `camlib.interactive` gives as HTML, with a caption."""
+        caption = f"<figcaption>{html.escape(caption)}</figcaption>"
+        display(HTML(f'<figure style="margin: 1em 0">{content}{caption}</figure>'))
+
+    def time_lapse(self, arms: Mapping[str, str], *, caption: str) -> None:
+        """Show the maps of three images after every epoch, one epoch at a time, chosen by radio buttons.
+
+        Args:
+            arms: names of `camlib.lab.frames.ARMS` -> their headings.
+            caption: what to see in it.
+        """
+        recorded = frames.read()
+        pictures = {str(epoch): plots.maps_after(recorded, epoch, arms) for epoch in range(recorded.maps.shape[1])}
+        self.show_html(
+            interactive.time_lapse(pictures, "After epoch"), caption=f"{caption} Trained at {recorded.made_by}."
+        )
+
+    def playground(self, maps: Tensor, weight: Sequence[float], bias: float, *, caption: str) -> None:
+        """Show `camlib.interactive.playground`, or a line that says what is missing where altair is not installed."""
+        try:
+            chart = interactive.playground(maps, weight, bias)
+        except ModuleNotFoundError:
+            self.note("Sliders need altair: install it with %pip install altair, and run this cell again.")
+            return
+        if "CAMLIB_PAGE" not in os.environ:  # Colab and JupyterLab draw a chart by themselves
+            display(chart)
+            display(HTML(f"<figcaption>{html.escape(caption)}</figcaption>"))
+            return
+        # The page brings its own Vega, see book/_ext/pagefix.py.
+        spec = chart.to_json(indent=None).replace("</", "<\\/")
+        chart = f'<div class="chart"></div><script type="application/json" class="chart">{spec}</script>'
+        self.show_html(f'<div style="overflow-x: auto" tabindex="0">{chart}</div>', caption=caption)
+
     def note(self, text: str) -> None:
         """Show a framed line, such as where the numbers below come from."""
         style = "border-left: 0.25em solid #c77700; padding: 0.3em 0.8em; margin: 1em 0"
@@ -307,6 +365,8 @@ def _paper_number(entry: Entry) -> str:
 def setup(seed: int = 0) -> Book:
     """Seed everything, choose preset and device, and print them with the versions in one line.
 
+    The device becomes torch's default: what a chapter makes is there.
+
     The preset is the environment variable CAMLIB_PRESET, by default "short" with a GPU and "quick" without.
 
     Args:
@@ -316,6 +376,8 @@ def setup(seed: int = 0) -> Book:
         KeyError: CAMLIB_PRESET names no preset.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type != "cpu":
+        torch.set_default_device(device)
     preset = os.environ.get("CAMLIB_PRESET") or ("short" if device.type == "cuda" else "quick")
     lookup(PRESETS, preset, "preset")
     torch.manual_seed(seed)

@@ -18,10 +18,11 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from camlib.lab.frames import ARMS, Frames
 from camlib.lab.table import Table
 from camlib.lab.verdict import ENOUGH_SEEDS, shifted
 from camlib.maps import Cells, minmax, stretch
-from camlib.measure import ks
+from camlib.measure import energy_inside, ks
 from camlib.names import lookup
 
 COLOURS = seaborn.color_palette("colorblind").as_hex()
@@ -132,8 +133,8 @@ def _maps_over_images(
     images: Tensor, columns: Sequence[Tensor], labels: Sequence[str], cells: Cells | None
 ) -> tuple[Figure, np.ndarray]:
     """A row for each image: the image, then its map in each column, (N, h, w), in colours over the grey image."""
-    pixels = images.permute(0, 2, 3, 1).float() / 255
-    grey = (pixels @ torch.tensor([0.299, 0.587, 0.114])).numpy()[..., None].repeat(3, -1)
+    pixels = images.cpu().permute(0, 2, 3, 1).float() / 255
+    grey = (pixels @ pixels.new_tensor([0.299, 0.587, 0.114])).numpy()[..., None].repeat(3, -1)
     figure, axes = pyplot.subplots(
         len(images),
         1 + len(columns),
@@ -145,7 +146,7 @@ def _maps_over_images(
         axes[row, 0].imshow(pixels[row].numpy())
         axes[row, 0].set_ylabel(label, rotation=0, ha="right", va="center")
         for column, maps in enumerate(columns, start=1):
-            value = minmax(stretch(maps[row : row + 1].detach().float(), images.shape[2:], cells))[0].numpy()
+            value = minmax(stretch(maps[row : row + 1].detach().float(), images.shape[2:], cells))[0].cpu().numpy()
             # Where a map is low the image shows, where it is high its colour.
             opaque = 0.35 + 0.4 * value[..., None]
             colour = pyplot.colormaps[MAP_COLOURS](value)[..., :3]
@@ -161,7 +162,30 @@ def _maps_over_images(
 def _outline(axis: Axes, mask: Tensor) -> None:
     """The border of a mask, to be seen on light and on dark."""
     for colour, width in (("black", 2.2), ("white", 1.1)):
-        axis.contour(mask.numpy(), levels=[0.5], colors=colour, linewidths=width)
+        axis.contour(mask.cpu().numpy(), levels=[0.5], colors=colour, linewidths=width)
+
+
+def maps_after(frames: Frames, epoch: int, arms: Mapping[str, str]) -> tuple[Figure, str]:
+    """CAAM and CAM of the truth after an epoch, for each arm side by side.
+
+    Args:
+        frames: from `camlib.lab.frames.read`.
+        epoch: 0 is before training.
+        arms: names of `camlib.lab.frames.ARMS` -> their headings.
+    """
+    scenes, watched = frames.scenes, frames.watched
+    columns, texts = {}, []
+    for arm, heading in arms.items():
+        maps = frames.maps[ARMS.index(arm), epoch].float()
+        columns |= {f"{heading}\n{kind}": maps[k] for k, kind in enumerate(("CAAM", "CAM"))}
+        inside = [f"{100 * energy_inside(kind, scenes.masks[watched]).mean():.0f} %" for kind in maps]
+        answers = ", ".join(scenes.classes[k] for k in frames.answers[ARMS.index(arm), epoch].tolist())
+        texts.append(
+            f"{heading}: inside the object {inside[0]} of the CAAM and {inside[1]} of the CAM, answers {answers}"
+        )
+    labels = [scenes.classes[k] for k in scenes.labels[watched].tolist()]
+    figure, alt = map_grid(scenes.images[watched], columns, labels, scenes.masks[watched])
+    return figure, f"{' '.join(alt.split())} {'; '.join(texts)}."
 
 
 def numbers_grid(grids: Mapping[str, Tensor], digits: int = 1) -> tuple[Figure, str]:
@@ -177,7 +201,7 @@ def numbers_grid(grids: Mapping[str, Tensor], digits: int = 1) -> tuple[Figure, 
     texts = []
     scale = _scale(grids, "Blues", room=1.6)  # no colour so dark that its number cannot be read
     for axis, (heading, grid) in zip(axes[0], grids.items(), strict=True):
-        axis.imshow(grid.numpy(), **scale)
+        axis.imshow(grid.cpu().numpy(), **scale)
         for y, row in enumerate(grid.tolist()):
             for x, value in enumerate(row):
                 axis.text(x, y, f"{value:.{digits}f}", ha="center", va="center", color="black")
@@ -297,8 +321,9 @@ def intervals(table: Table, judged: pandas.DataFrame, baseline: str | None = Non
     """The paper's gains over a baseline, and ours with their 95 % intervals: one line per row and method.
 
     A diamond is the paper's gain. A dot in the method's colour is our mean over paired seeds, with its interval from
-    five pairs on, hollow where the short protocol was run. A line where nothing was run is grey. Rows under a shift of
-    our own, of which no paper claims anything, stand below the others behind a rule.
+    five pairs on, hollow where the short protocol was run. What was not run is grey, and where the paper has no number
+    either, named in one line for each row. Rows under a shift of our own, of which no paper claims anything, stand
+    below the others behind a rule.
 
     Args:
         table: of `camlib.lab.tables.TABLES`.
@@ -308,45 +333,72 @@ def intervals(table: Table, judged: pandas.DataFrame, baseline: str | None = Non
     judged = judged.assign(shifted=judged["row"].map(shifted)).sort_values("shifted", kind="stable")
     methods = list(dict.fromkeys(judged["column"]))
     several, others = len(methods) > 1, dict(zip(methods, colours(methods), strict=True))
-    figure, axis = pyplot.subplots(figsize=(7.2, 0.34 * len(judged) + 1.0))
-    texts, names = [], []
-    for y, line in enumerate(judged.itertuples()):
-        parts = [table.rows[line.row], *([table.columns[line.column]] if several else [])]
-        parts += ["short protocol"] if line.preset == "short" else []
-        names.append(", ".join(parts))
-        said = []
+    names, lines, texts, rule = [], [], [], None  # a heading and what was not run have no line
+    for row, group in judged.groupby("row", sort=False):
+        if lines and shifted(row) and rule is None and not judged["shifted"].all():
+            rule = len(lines) - 0.5
+        if several:
+            names.append(textwrap.fill(table.rows[row], 60))
+            lines.append(None)
+        silent = []
+        for line in group.itertuples():
+            name = table.columns[line.column] if several else table.rows[row]
+            name += ", short protocol" if line.preset == "short" else ""
+            texts.append(f"{table.rows[row]}, {name}: " if several else f"{name}: ")
+            texts[-1] += _gains(line)
+            if several and not line.n and math.isnan(line.claim):
+                silent.append(name)
+                continue
+            names.append(textwrap.fill(name, 60))
+            lines.append(line)
+        if silent:
+            names.append(textwrap.fill(f"not run: {', '.join(silent)}", 60))
+            lines.append(None)
+    heights = [1 + 0.6 * name.count("\n") for name in names]
+    figure, axis = pyplot.subplots(figsize=(7.2, 0.27 * sum(heights) + 1.0))
+    for y, line in enumerate(lines):
+        if line is None:
+            continue
         if not math.isnan(line.claim):
             axis.scatter([line.claim], [y], marker="D", s=26, facecolor="none", edgecolor="black", zorder=3)
-            said.append(f"paper {line.claim:+.2f}")
         if not line.n:
             axis.axhline(y, color=NOT_RUN, linewidth=0.6, alpha=0.5, zorder=0)
-            said.append("not run")
-        else:
-            colour = method_colour(line.column) or others[line.column]
-            half = line.half_width if line.n >= ENOUGH_SEEDS else 0.0
-            axis.hlines(y, line.difference - half, line.difference + half, color=colour, linewidth=2, zorder=1)
-            face = colour if line.preset == "paper" else "white"
-            axis.scatter([line.difference], [y], s=30, facecolor=face, edgecolor=colour, linewidth=1.5, zorder=2)
-            pairs = f"{line.n} pair{'s' if line.n > 1 else ''}"
-            axis.text(1.01, y, pairs, transform=axis.get_yaxis_transform(), va="center", fontsize=7)
-            said.append(f"ours {line.difference:+.2f}{f' ± {half:.2f}' if half else ''} ({pairs})")
-        texts.append(f"{names[-1]}: {', '.join(said)}")
-    fair = int((~judged["shifted"]).sum())
-    if 0 < fair < len(judged):
-        axis.axhline(fair - 0.5, color="black", linewidth=0.8)
+            continue
+        colour = method_colour(line.column) or others[line.column]
+        half = line.half_width if line.n >= ENOUGH_SEEDS else 0.0
+        axis.hlines(y, line.difference - half, line.difference + half, color=colour, linewidth=2, zorder=1)
+        face = colour if line.preset == "paper" else "white"
+        axis.scatter([line.difference], [y], s=30, facecolor=face, edgecolor=colour, linewidth=1.5, zorder=2)
+        axis.text(1.01, y, _pairs(line.n), transform=axis.get_yaxis_transform(), va="center", fontsize=7)
+    if rule is not None:
+        axis.axhline(rule, color="black", linewidth=0.8)
     axis.axvline(0, color="black", linewidth=0.8)
-    # Unwrapped, long names leave no room for the axes.
-    axis.set_yticks(range(len(judged)), [textwrap.fill(name, 60) for name in names], fontsize=8)
-    for label, n in zip(axis.get_yticklabels(), judged["n"], strict=True):
-        label.set_color("black" if n else "0.45")
-    axis.set_ylim(len(judged) - 0.5, -0.5)
+    axis.set_yticks(range(len(names)), names, fontsize=8)
+    for label, line, name in zip(axis.get_yticklabels(), lines, names, strict=True):
+        heading = line is None and not name.startswith("not run")
+        label.set(color="black" if heading or (line and line.n) else "0.4", weight="bold" if heading else "normal")
+    axis.tick_params(axis="y", length=0)
+    axis.set_ylim(len(names) - 0.5, -0.5)
     axis.grid(axis="x", alpha=0.3)
     what, against = table.unit.removesuffix(" %"), table.columns[baseline or table.baseline]
     axis.set_xlabel(f"gain over {against}, points of {what} (right: better)")
     # The names stand beside the axis, which keeps its width however long they are.
-    figure.set_figwidth(4.8 + 0.065 * max(map(len, names)))
+    figure.set_figwidth(4.8 + 0.065 * max(len(line) for name in names for line in name.splitlines()))
     figure.tight_layout()
     return figure, f"Gains over {against} in points of {what}, positive is better. {'; '.join(texts)}."
+
+
+def _gains(line) -> str:
+    """The paper's gain and ours in words, of a line of `camlib.lab.verdict.by_protocol`."""
+    said = [] if math.isnan(line.claim) else [f"paper {line.claim:+.2f}"]
+    if not line.n:
+        return ", ".join([*said, "not run"])
+    spread = f" ± {line.half_width:.2f}" if line.n >= ENOUGH_SEEDS else ""
+    return ", ".join([*said, f"ours {line.difference:+.2f}{spread} ({_pairs(line.n)})"])
+
+
+def _pairs(n: int) -> str:
+    return f"{n} pair{'s' if n > 1 else ''}"
 
 
 def _legend(axis: Axes) -> None:
@@ -668,7 +720,7 @@ def matrix(grids: Mapping[str, Tensor], *, xlabel: str, ylabel: str, value: str)
     texts = []
     for axis, (heading, grid) in zip(axes[0], grids.items(), strict=True):
         aspect = "equal" if square else "auto"
-        image = axis.imshow(grid.detach().numpy(), aspect=aspect, **scale)
+        image = axis.imshow(grid.detach().cpu().numpy(), aspect=aspect, **scale)
         axis.set(xlabel=xlabel)
         for along in (axis.xaxis, axis.yaxis):
             along.set_major_locator(MaxNLocator(6, integer=True))

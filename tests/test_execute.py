@@ -1,5 +1,6 @@
 """The build executes a chapter again when something that it read has changed, and no other chapter."""
 
+import contextlib
 import importlib.util
 import os
 import shutil
@@ -10,6 +11,9 @@ from pathlib import Path
 import address
 import nbformat
 import pytest
+import torch
+
+from camlib.notebook import Book
 
 TOOLS = Path(__file__).resolve().parents[1] / "book" / "_tools"
 READS = """
@@ -114,3 +118,23 @@ def test_a_link_to_a_public_page_leads_to_its_source(built):
         "[a](../reads.ipynb), [b](../page.md#here), [c](https://elsewhere.org/reads.html)"
     )
     (root / "book/page.md").unlink()
+
+
+@pytest.mark.parametrize(("answer", "right"), [("1 / 2", True), ("2", False)])
+def test_a_solution_is_fed_to_its_own_check(built, answer, right):
+    root, execute = built
+    folded = f"<details><summary>Solution</summary>\n\n```python\nanswer = {answer}\n```\n\n</details>"
+    cells = [
+        nbformat.v4.new_markdown_cell(f"### Exercise 1\n\n{folded}", id="exercise"),
+        nbformat.v4.new_code_cell("answer = None", id="answer"),
+        nbformat.v4.new_code_cell('book.check(\n    answer, lambda: 0.5, "halve"\n)', id="check"),
+    ]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), root / "book/exercise.ipynb")
+    execute.stage(Path("exercise.ipynb"), root / "exercise.ipynb")
+    (root / "book/exercise.ipynb").unlink()
+    names = {"book": Book("quick", torch.device("cpu"), 0)}
+    *code, last = [cell.source for cell in nbformat.read(root / "exercise.ipynb", 4).cells if cell.cell_type == "code"]
+    for source in code:
+        exec(source, names)
+    with contextlib.nullcontext() if right else pytest.raises(AssertionError, match="check says of the solution: Not"):
+        exec(last, names)

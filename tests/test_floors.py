@@ -20,7 +20,7 @@ FLOORS = (
     ("train",),
     ("lab",),
     ("plots", "doctor"),
-    ("look",),
+    ("look", "interactive"),
     ("notebook", "__main__"),
 )
 FLOOR_OF = {name: number for number, names in enumerate(FLOORS) for name in names}

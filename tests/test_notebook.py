@@ -2,6 +2,7 @@
 
 import math
 import re
+import sys
 from fractions import Fraction
 
 import matplotlib
@@ -11,6 +12,7 @@ import torch
 from matplotlib import pyplot
 
 import camlib.notebook
+from camlib.data import datasets
 from camlib.lab import claims, presets, verdict
 from camlib.lab.tables import TABLES
 
@@ -194,6 +196,55 @@ def test_intervals_of_a_table_are_shown_with_a_caption(book, shown):
     assert "ResNet-56" in shown[0]
     assert "paper +" in shown[0]
     assert "<figcaption>Gains over NegativeCAM" in shown[0]
+
+
+@pytest.mark.parametrize("name", ["cifar100/resnet20/cam", "cub200_icasc/resnet50/icasc"])
+def test_data_that_cannot_be_had_lead_back_to_quick_with_a_note(name, shown, capsys, monkeypatch, tmp_path):
+    """No network, or a set that is fetched by hand."""
+    monkeypatch.setenv("CAMLIB_DATA", str(tmp_path))
+    monkeypatch.setitem(presets.PRESETS, "quick", samples.tiny)
+
+    def no_network(*arguments, **named):
+        print("0 %", file=sys.stderr)
+        raise OSError("no route to host")
+
+    monkeypatch.setitem(datasets._TORCHVISION, "cifar100", no_network)
+    book = camlib.notebook.Book("short", torch.device("cpu"), 0)
+    record = book.train(name)
+    assert (record.preset, book.preset) == ("quick", "quick")
+    assert "quick preset" in shown[0]
+    out, err = capsys.readouterr()
+    assert ("CIFAR-100 is fetched now: 186 MB" in out) == name.startswith("cifar100")
+    assert ("no route to host" if name.startswith("cifar100") else "CUB-200-2011 is not in") in shown[0]
+    assert not err
+
+
+def test_data_are_fetched_once_and_the_way_to_quick_is_said(shown, capsys, monkeypatch):
+    fetched = []
+
+    def check(name):
+        if not fetched:
+            raise datasets.DataError("missing")
+
+    monkeypatch.setattr(datasets, "check", check)
+    monkeypatch.setattr(datasets, "get", fetched.append)
+    book = camlib.notebook.Book("short", torch.device("cpu"), 0)
+    book._have_data("cifar10")
+    book._have_data("cifar10")
+    assert fetched == ["cifar10"]
+    assert capsys.readouterr().out.count("run %env CAMLIB_PRESET=quick") == 1
+    assert (book.preset, shown) == ("short", [])
+
+
+def test_what_a_chapter_makes_is_on_the_device_that_is_printed(monkeypatch, capsys):
+    monkeypatch.delenv("CAMLIB_PRESET", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
+    chosen = []
+    monkeypatch.setattr(torch, "set_default_device", chosen.append)
+    book = camlib.notebook.setup()
+    assert chosen == [book.device] == [torch.device("cuda")]
+    assert "preset short · seed 0 · a GPU" in capsys.readouterr().out
 
 
 def test_train_runs_a_run_at_the_preset(book, capsys, monkeypatch):

@@ -16,6 +16,8 @@ from matplotlib import pyplot
 from matplotlib.colors import to_hex
 
 from camlib import plots
+from camlib.data import Scenes
+from camlib.lab.frames import Frames
 from camlib.lab.table import Table
 from camlib.maps import Cells
 from camlib.names import UnknownName
@@ -211,19 +213,24 @@ def test_intervals_draw_the_papers_gain_ours_and_what_was_not_run():
         ("small_free_grounds", "cam", "paper", math.nan, 5, -2.0, 0.5),
         ("small", "cam", "short", math.nan, 5, 0.53, 0.4),
         ("small", "uniform", "paper", math.nan, 2, 0.25, 3.0),
+        ("deep", "uniform", "paper", math.nan, 0, math.nan, math.nan),
     ]
     judged = pandas.DataFrame(lines, columns=["row", "column", "preset", "claim", "n", "difference", "half_width"])
     figure, alt = plots.intervals(Table("t", "T", rows, columns, {}), judged)
     axis = figure.axes[0]
     names = [label.get_text() for label in axis.get_yticklabels()]
-    assert names[0] == "deep net, CAM-loss"
-    assert names[1] == "small net, CAM-loss, short protocol"
-    assert names[3] == "small net, grounds set free, CAM-loss", "our own shift stands below the others"
+    assert names == [
+        *("deep net", "CAM-loss", "not run: uniform guide"),
+        *("small net", "CAM-loss, short protocol", "uniform guide"),
+        *("small net, grounds set free", "CAM-loss"),  # our own shift stands below the others
+    ]
+    assert [label.get_weight() for label in axis.get_yticklabels()][:2] == ["bold", "normal"]
+    assert [5.5] in [line.get_ydata()[:1] for line in axis.lines], "the rule above our own shift"
     assert alt.startswith("Gains over CE loss in points of error, positive is better.")
-    assert "deep net, CAM-loss: paper +1.46, not run;" in alt
+    assert "deep net, CAM-loss: paper +1.46, not run; deep net, uniform guide: not run;" in alt
     assert "small net, CAM-loss, short protocol: ours +0.53 ± 0.40 (5 pairs);" in alt
     assert "small net, uniform guide: ours +0.25 (2 pairs);" in alt, "two pairs give no interval"
-    dots = [c for c in axis.collections if c.get_offsets().tolist() == [[0.53, 1.0]]]
+    dots = [c for c in axis.collections if c.get_offsets().tolist() == [[0.53, 4.0]]]
     assert [to_hex(dot.get_edgecolor()[0]) for dot in dots] == [plots.METHOD_COLOURS["cam"]]
     assert to_hex(dots[0].get_facecolor()[0]) == "#ffffff", "hollow: the short protocol"
     bars = [c.get_segments()[0][:, 0].tolist() for c in axis.collections if hasattr(c, "get_segments")]
@@ -252,3 +259,16 @@ def test_what_is_no_method_takes_a_colour_that_none_has():
     one, first, other, second = plots.colours(["uniform", "CAM-loss", "random_class", "CAM of a random class"])
     assert first == plots.METHOD_COLOURS["cam"]
     assert len({one, first, other, second}) == 4
+
+
+def test_maps_after_an_epoch_are_those_recorded():
+    scenes = Scenes("fresh", count=4)
+    maps = torch.zeros(3, 2, 2, 1, 8, 8, dtype=torch.uint8)
+    maps[1, 1, 1, 0, 3, 5] = 255
+    answers = torch.zeros(3, 2, 1, dtype=torch.long)
+    recorded = Frames(scenes, torch.tensor([2]), maps, answers, "commit 1")
+    figure, alt = plots.maps_after(recorded, 1, {"ce": "CE", "cam": "CAM-loss"})
+    assert [axis.get_title() for axis in figure.axes[1:5]] == ["CE\nCAAM", "CE\nCAM", "CAM-loss\nCAAM", "CAM-loss\nCAM"]
+    changed = figure.axes[4].images[0].get_array() != figure.axes[3].images[0].get_array()
+    assert numpy.argwhere(changed.any(-1)).min(0).tolist() == [9, 17]
+    assert f"answers {scenes.classes[0]}" in alt

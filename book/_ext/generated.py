@@ -13,10 +13,13 @@ from collections import defaultdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from statistics import median
+from statistics import mean, median, stdev
 from types import SimpleNamespace
 
+import itables
+import itables.javascript
 import nbformat
+import pandas
 from matplotlib import pyplot
 
 from camlib import one_hot, plots
@@ -671,6 +674,52 @@ def programme(srcdir):
     return "\n".join(lines)
 
 
+def records(srcdir):
+    """Every run with what came of it, as a table that can be sorted and searched without a kernel or a request."""
+    rows = []
+    for name in RUNS:
+        made = {p: record.counting(name, p) for p in ("paper", "short")}
+        for preset in [p for p in made if made[p]] or ["paper"]:
+            found = outcome(list(made[preset].values()))
+            rows.append((name, preset, *found, Run(name, preset).command))
+    columns = ("run", "protocol", "status", "seeds", "measured", "mean (%)")
+    columns += ("sd", "minutes a seed", "command of seed 0")
+    rows.sort(key=lambda row: -row[3])  # what was run first
+    table = itables.to_html_datatable(
+        pandas.DataFrame(rows, columns=columns),
+        connected=False,
+        showIndex=False,
+        maxBytes=0,
+        pageLength=15,
+        lengthMenu=[15, 50, 500],
+        autoWidth=False,
+        classes="display compact",
+    )
+    library = itables.javascript.generate_init_offline_itables_html(
+        itables.options.dt_bundle
+    )
+    said = f"{len(RUNS)} runs, {sum(row[3] > 0 for row in rows)} lines with records."
+    return f'{said}\n\n````{{raw}} html\n{library}\n<div class="records" tabindex="0">{table}</div>\n````'
+
+
+def outcome(of_seeds):
+    """Status, seeds, what was measured, its mean and spread, and the time of one seed."""
+    if not of_seeds:
+        return "not run", 0, "", "", "", ""
+    measured = of_seeds[0].metrics
+    metric = "accuracy" if "accuracy" in measured else next(iter(measured))
+    values = [100 * each.metrics[metric] for each in of_seeds]
+    enough = len(of_seeds) >= verdict.ENOUGH_SEEDS
+    return (
+        "recorded" if enough else "too few seeds",
+        len(of_seeds),
+        metric.replace("_", " "),
+        f"{mean(values):.2f}",
+        f"{stdev(values):.2f}" if len(values) > 1 else "",
+        f"{median(each.wall_seconds for each in of_seeds) / 60:.1f}",
+    )
+
+
 GENERATORS = {
     "backbones": backbones,
     "claims": claims,
@@ -678,6 +727,7 @@ GENERATORS = {
     "glance": glance,
     "paper-map": paper_map,
     "pictures": pictures,
+    "records": records,
     "programme": programme,
     "reference": reference,
     "status": status,

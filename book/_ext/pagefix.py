@@ -3,6 +3,9 @@
 import shutil
 from pathlib import Path
 
+import altair
+import vl_convert
+
 BOOK = Path(__file__).resolve().parents[1]
 
 REPLACE = (
@@ -47,16 +50,41 @@ def drop_repeated_scripts(app, pagename, templatename, context, doctree):
     context["script_files"][:] = first.values()
 
 
+# Draws what `camlib.notebook.Book.playground` puts on a page.
+CHARTS = """<script src="{up}_static/charts.js"></script>
+<script>
+for (const spec of document.querySelectorAll("script.chart"))
+  vegaEmbed(spec.previousElementSibling, JSON.parse(spec.textContent), {{actions: false, renderer: "svg"}});
+</script>
+"""
+
+
+def add_charts(text, depth, out):
+    """Vega for a page with charts; 0.9 MB that other pages do not load."""
+    if '<script type="application/json" class="chart">' not in text:
+        return text
+    bundle = out / "_static/charts.js"
+    if not bundle.exists():
+        version = ".".join(
+            altair.SCHEMA_VERSION.removeprefix("v").split(".")[:2]
+        )
+        bundle.write_text(
+            vl_convert.javascript_bundle(vl_version=version), "utf8"
+        )
+    return text.replace("</body>", CHARTS.format(up="../" * depth) + "</body>")
+
+
 def finish(app, exception):
     if exception is not None or app.builder.format != "html":
         return
     out = Path(app.outdir)
     for page in out.rglob("*.html"):
-        if "_static" not in page.relative_to(out).parts:
+        parts = page.relative_to(out).parts
+        if "_static" not in parts:
             text = page.read_text("utf8")
             for old, new in REPLACE:
                 text = text.replace(old, new)
-            page.write_text(text, "utf8")
+            page.write_text(add_charts(text, len(parts) - 1, out), "utf8")
     # The download button gives the chapter as it is in the repository, not the executed copy.
     for executed in (out / "_sources").rglob("*.ipynb"):
         shutil.copyfile(BOOK / executed.relative_to(out / "_sources"), executed)

@@ -5,7 +5,8 @@
 A chapter is executed again when its key changes: the notebook, the pinned versions, Python, and the files of the
 repository that it read when it was executed last: the modules of camlib that it imported, the records, weights and
 whatever else it opened. A file that it looked for in vain, by opening it, counts as well: it may be there now.
-The solutions of a chapter's exercises, which readers see as text, are executed after its last cell.
+The solutions of a chapter's exercises, which readers see as text, are executed after its last cell, and each check
+again behind the solution of its exercise: it must say "Right."
 Its links to other pages, absolute so that they work on Colab, lead to the pages of the same build.
 """
 
@@ -15,6 +16,7 @@ import os
 import re
 import shutil
 import sys
+import textwrap
 from pathlib import Path
 
 import address
@@ -28,6 +30,12 @@ SOLUTION = re.compile(
     r"<details>\s*<summary>[^<]*Solution[^<]*</summary>(.*?)</details>",
     re.DOTALL,
 )
+CHECKED = """\
+import contextlib, io
+with contextlib.redirect_stdout(io.StringIO()) as said:
+{check}
+assert said.getvalue() == "Right.\\n", f"{name} says of the solution: {{said.getvalue()}}"
+"""
 CODE = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 
@@ -106,23 +114,20 @@ def inside(text, name):
 
 
 def stage(name, copy):
-    """Write the chapter, with its solutions as cells at its end that the page does not show."""
+    """Write the chapter, with its solutions and their checks as cells at its end that the page does not show."""
     notebook = nbformat.read(BOOK / name, 4)
+    solved = []
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
+            for hidden in SOLUTION.findall(cell.source):
+                solved += [code.rstrip("\n") for code in CODE.findall(hidden)]
             cell.source = inside(cell.source, name)
-    prose = "\n".join(
-        cell.source for cell in notebook.cells if cell.cell_type == "markdown"
-    )
-    for i, code in enumerate(
-        block
-        for hidden in SOLUTION.findall(prose)
-        for block in CODE.findall(hidden)
-    ):
+        elif "book.check(" in cell.source:
+            check = textwrap.indent(cell.source, "    ")
+            solved.append(CHECKED.format(check=check, name=cell.id))
+    for i, code in enumerate(solved):
         cell = nbformat.v4.new_code_cell(
-            code.rstrip("\n"),
-            id=f"solution-{i}",
-            metadata={"tags": ["remove-cell"]},
+            code, id=f"solution-{i}", metadata={"tags": ["remove-cell"]}
         )
         notebook.cells.append(cell)
     copy.parent.mkdir(parents=True, exist_ok=True)
@@ -164,6 +169,7 @@ def main(build):
         stage(name, copy / name)
         reads_of(name, build).parent.mkdir(parents=True, exist_ok=True)
         reads_of(name, build).unlink(missing_ok=True)
+    os.environ["CAMLIB_PAGE"] = "1"  # charts are drawn by the page's own Vega
     os.environ["PYTHONPATH"] = os.pathsep.join(
         [str(BOOK / "_tools/reads"), os.environ.get("PYTHONPATH", "")]
     ).rstrip(os.pathsep)

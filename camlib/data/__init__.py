@@ -4,3 +4,4 @@ from camlib.data.datasets import DataError, FileSet, ImageSet, check, data_root,
 from camlib.data.loader import Loader
 from camlib.data.scenes import Scenes
 from camlib.data.stream import StreamLoader
+from camlib.data.trap import Trap

@@ -19,7 +19,7 @@ def crop(images: Tensor, target: Tensor, generator: torch.Generator) -> tuple[Te
     """
     count, _, height, width = images.shape
     padded = F.pad(images, (4, 4, 4, 4))
-    top, left = torch.randint(0, 9, (2, count), generator=generator).to(images.device)
+    top, left = torch.randint(0, 9, (2, count), generator=generator, device="cpu").to(images.device)
     rows = top[:, None] + torch.arange(height, device=images.device)
     columns = left[:, None] + torch.arange(width, device=images.device)
     image = torch.arange(count, device=images.device)[:, None, None]
@@ -28,7 +28,7 @@ def crop(images: Tensor, target: Tensor, generator: torch.Generator) -> tuple[Te
 
 def flip(images: Tensor, target: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Mirror each image left to right with probability 1/2 (CAM-loss, §4.1)."""
-    mirrored = (torch.rand(len(images), generator=generator) < 0.5).to(images.device)
+    mirrored = (torch.rand(len(images), generator=generator, device="cpu") < 0.5).to(images.device)
     return torch.where(mirrored[:, None, None, None], images.flip(3), images), target
 
 
@@ -44,7 +44,7 @@ def cutout(images: Tensor, target: Tensor, generator: torch.Generator) -> tuple[
     length = min(height, width) // 2
 
     def covered(size: int) -> Tensor:
-        first = torch.randint(size, (count, 1), generator=generator).to(images.device) - length // 2
+        first = torch.randint(size, (count, 1), generator=generator, device="cpu").to(images.device) - length // 2
         place = torch.arange(size, device=images.device)
         return (first <= place) & (place < first + length)
 

@@ -4,7 +4,7 @@ import csv
 import hashlib
 import os
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ from scipy.io.matlab import MatReadError
 from torch import Tensor
 
 from camlib.data.scenes import Scenes
+from camlib.data.trap import Picture, Trap
 from camlib.names import lookup
 from camlib.package_data import package_data
 
@@ -30,6 +31,8 @@ class ImageSet(NamedTuple):
         classes: the name of each class.
         masks: bool (N, H, W), where the object is, or None if the set has no masks.
         segments: uint8 (N, H, W), what each pixel shows: 0 the ground, k + 1 class k; None if the set has none.
+        free_grounds: makes so many test images whose ground says nothing of the class, where it does in this set, as a
+            `Scenes` or a `Trap`; None if there are none.
     """
 
     images: Tensor
@@ -37,6 +40,7 @@ class ImageSet(NamedTuple):
     classes: tuple[str, ...]
     masks: Tensor | None = None
     segments: Tensor | None = None
+    free_grounds: Callable[[int], Scenes | Trap] | None = None
 
     @property
     def count(self) -> int:
@@ -46,8 +50,8 @@ class ImageSet(NamedTuple):
     @property
     def checksum(self) -> str:
         """sha256 of pixels and labels: two runs with the same one saw the same data."""
-        digest = hashlib.sha256(self.images.contiguous().numpy().tobytes())
-        digest.update(self.labels.numpy().tobytes())
+        digest = hashlib.sha256(self.images.contiguous().cpu().numpy().tobytes())
+        digest.update(self.labels.cpu().numpy().tobytes())
         return digest.hexdigest()
 
 
@@ -116,6 +120,11 @@ def check(name: str, root: Path | None = None) -> None:
     _checked(name, root or data_root())
 
 
+def fetchable(name: str) -> bool:
+    """Whether `get` can fetch a data set, or it must be fetched by hand."""
+    return lookup(manifest(), name, "data set").get("like", name) in _TORCHVISION
+
+
 def get(name: str, root: Path | None = None) -> None:
     """Fetch a data set through torchvision, unless it is there, and check it.
 
@@ -163,6 +172,9 @@ def load(name: str, split: str, root: Path | None = None, count: int | None = No
     `camlib.measure.FreeGrounds` tests on those whose ground says nothing, Scenes("test"). In "scenes_free" the ground
     says nothing in training either.
 
+    "animals_trap" is cut from "voc_animals": animals on other pictures' grounds, which give the class away, see
+    `camlib.data.Trap`; its test images are drawn like its training images, from other photographs.
+
     "cifar100_tenth" has the first 50 training images of each class of CIFAR-100, and all test images: ours, in no
     paper.
 
@@ -183,6 +195,8 @@ def load(name: str, split: str, root: Path | None = None, count: int | None = No
     if split not in ("train", "test"):
         raise ValueError(f"split is '{split}', expected 'train' or 'test'")
     root = root or data_root()
+    if name == "animals_trap":
+        return _animals_trap(split, root, count)
     splits = _checked(name, root)
     if splits:
         paths, names = zip(*splits[split][:count], strict=True)
@@ -196,7 +210,8 @@ def load(name: str, split: str, root: Path | None = None, count: int | None = No
         variant, parts, rho = _SCENES[name]
         scenes = Scenes(parts[split], variant, count=count, rho=rho)
         labels = scenes.labels.float() if scenes.labels.ndim == 2 else scenes.labels
-        return ImageSet(scenes.images, labels, scenes.classes, scenes.masks, scenes.segments)
+        free = (lambda free_count: Scenes("test", variant, count=free_count)) if name == "scenes" else None
+        return ImageSet(scenes.images, labels, scenes.classes, scenes.masks, scenes.segments, free)
     source = _TORCHVISION[manifest()[name].get("like", name)](root, train=split == "train")
     pixels, labels = torch.from_numpy(np.asarray(source.data)), torch.as_tensor(source.targets)
     if name == "cifar100_tenth" and split == "train":
@@ -204,6 +219,16 @@ def load(name: str, split: str, root: Path | None = None, count: int | None = No
         pixels, labels = pixels[nth < 50], labels[nth < 50]
     images = pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2)
     return ImageSet(images[:count].contiguous(), labels[:count], tuple(source.classes))
+
+
+def _animals_trap(split: str, root: Path, count: int | None) -> ImageSet:
+    pictures = _checked("voc_animals", root)[split]
+    cut_from = [Picture(path, segments) for path, _ in pictures if (segments := _voc_segments(path))]
+    animals = {k: name for k, name in enumerate(VOC_CLASSES) if name in ("cat", "cow", "dog", "horse", "sheep")}
+    count = count or manifest()["animals_trap"]["images"][split]
+    trap = Trap(cut_from, animals, {"train": "train", "test": "fresh"}[split], count=count)
+    free = None if split == "train" else lambda free_count: Trap(cut_from, animals, "test", count=free_count)
+    return ImageSet(trap.images, trap.labels, trap.classes, trap.masks, trap.segments, free)
 
 
 def statistics(images: Tensor) -> tuple[Tensor, Tensor]:
@@ -262,6 +287,9 @@ Splits = dict[str, list[tuple[Path, str | frozenset[str]]]]
 def _checked(name: str, root: Path) -> Splits:
     """Check a data set; return its splits if it is read from files while training, else nothing."""
     entry = lookup(manifest(), name, "data set")
+    if "made_of" in entry:
+        _checked(entry["made_of"], root)
+        return {}
     files = entry.get("files", {})
     missing = [file for file in files if not (root / file).is_file()]
     missing += [part for part in entry.get("parts", ()) if not (root / part).exists()]

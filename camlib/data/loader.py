@@ -34,7 +34,7 @@ class Batches:
         augment: tuple[str, ...],
         shuffle: bool,
         seed: int,
-        device: torch.device | str,
+        device: torch.device | str | None,
     ):
         if count == 0:
             raise ValueError("no images")
@@ -42,7 +42,7 @@ class Batches:
             raise ValueError(f"batch_size is {batch_size}, expected at least 1")
         self.count, self.num_classes, self.batch_size = count, num_classes, batch_size
         self.seed, self.shuffle, self.augment = seed, shuffle, tuple(augment)
-        self.device = torch.device(device)
+        self.device = torch.device(device or torch.get_default_device())
         self._operations = [lookup(AUGMENTATIONS, name, "augmentation") for name in augment]
         self.mean = torch.as_tensor(mean, dtype=torch.float32, device=self.device)[:, None, None]
         self.std = torch.as_tensor(std, dtype=torch.float32, device=self.device)[:, None, None]
@@ -67,9 +67,9 @@ class Batches:
 
     def indices(self, epoch: int) -> tuple[Tensor, ...]:
         """Which images each batch of an epoch holds."""
-        order = torch.arange(self.count)
+        order = torch.arange(self.count, device="cpu")
         if self.shuffle:
-            order = torch.randperm(self.count, generator=_generator(self.seed, epoch))
+            order = torch.randperm(self.count, generator=_generator(self.seed, epoch), device="cpu")
         return order.split(self.batch_size)
 
     def _augmented(self, images: Tensor, target: Tensor, *numbers: int) -> tuple[Tensor, Tensor]:
@@ -99,7 +99,7 @@ class Loader(Batches):
         augment: names from `camlib.data.augment.AUGMENTATIONS`, applied in this order.
         shuffle: draw a new order every epoch.
         seed: of order and augmentation.
-        device: where images live and batches come out.
+        device: where images live and batches come out, torch's default device by default.
 
     Raises:
         ValueError: images of another type or shape, labels, mean or std that do not fit, a batch size below 1.
@@ -118,7 +118,7 @@ class Loader(Batches):
         augment: tuple[str, ...] = (),
         shuffle: bool = False,
         seed: int = 0,
-        device: torch.device | str = "cpu",
+        device: torch.device | str | None = None,
     ):
         if images.dtype != torch.uint8 or images.ndim != 4:
             raise ValueError(

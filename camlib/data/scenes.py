@@ -360,7 +360,7 @@ def _one_of(what, value, known):
 
 
 class Scenes:
-    """A generated set of pictures with labels, object masks and grounds, all in memory on the CPU.
+    """A generated set of pictures with labels, object masks and grounds, all in memory on torch's default device.
 
     Picture i depends on split, variant, seed and i, not on `count`. Labels are balanced: pictures
     0…K-1, K…2K-1, … show each of the K classes once (in "multi" as the first of their objects).
@@ -418,6 +418,7 @@ class Scenes:
         draws[np.arange(count), 3 + first] = -1  # the first object is given, chance ranks the others
         shown = draws[:, 3:].argsort(1)[:, :3]
 
+        self._device = torch.get_default_device()
         images = np.empty((count, 3, size, size), np.uint8)
         self._owner = np.empty((count, size, size), np.uint8)
         for start in range(0, count, CHUNK):
@@ -426,10 +427,10 @@ class Scenes:
             numbers = chance.random((n, LOOK + 3 * CHANCES + LATTICE**2)), grain.random((n, 1, size, size))
             images[now], self._owner[now] = _draw(*numbers, ground[now], shown[now], objects[now], things)
         hot = (shown[:, :, None] == np.arange(K)) & (np.arange(3) < objects[:, None])[:, :, None]
-        self.images = torch.from_numpy(images)
-        self.labels = torch.from_numpy(hot.any(1).astype(np.int64) if variant == "multi" else first)
-        self.masks = torch.from_numpy(self._owner < K)
-        self.grounds = torch.from_numpy(ground)
+        self.images = torch.as_tensor(images, device=self._device)
+        self.labels = torch.as_tensor(hot.any(1).astype(np.int64) if variant == "multi" else first, device=self._device)
+        self.masks = torch.as_tensor(self._owner < K, device=self._device)
+        self.grounds = torch.as_tensor(ground, device=self._device)
 
     def __len__(self):
         return len(self.images)
@@ -437,10 +438,11 @@ class Scenes:
     @property
     def segments(self):
         """uint8 (N, H, W): what each pixel shows, 0 the ground, k + 1 class k."""
-        return torch.from_numpy(np.where(self._owner < len(self.classes), self._owner + np.uint8(1), np.uint8(0)))
+        thing = np.where(self._owner < len(self.classes), self._owner + np.uint8(1), np.uint8(0))
+        return torch.as_tensor(thing, device=self._device)
 
     @property
     def class_masks(self):
         """Bool (N, K, H, W): the visible pixels of each class; made when asked for, N K H W bytes."""
         classes = np.arange(len(self.classes), dtype=np.uint8)[:, None, None]
-        return torch.from_numpy(self._owner[:, None] == classes)
+        return torch.as_tensor(self._owner[:, None] == classes, device=self._device)

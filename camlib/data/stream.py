@@ -99,7 +99,7 @@ class StreamLoader(Batches):
         augment: names from `camlib.data.augment.AUGMENTATIONS`, applied to whole batches in this order.
         shuffle: draw a new order every epoch.
         seed: of order, transforms and augmentation.
-        device: where batches come out.
+        device: where batches come out, torch's default device by default.
 
     Raises:
         ValueError: no images, labels that do not fit, a batch size below 1.
@@ -116,7 +116,7 @@ class StreamLoader(Batches):
         augment: tuple[str, ...] = (),
         shuffle: bool = False,
         seed: int = 0,
-        device: torch.device | str = "cpu",
+        device: torch.device | str | None = None,
     ):
         super().__init__(
             files.count, num_classes, batch_size, torch.tensor(MEAN), torch.tensor(STD), augment, shuffle, seed, device

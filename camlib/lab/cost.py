@@ -233,7 +233,7 @@ def _shape(experiment: Experiment) -> dict:
     if "few_shot" in entry:
         base = entry["few_shot"][0]
         images, classes = round(images * base / sum(entry["few_shot"])), base
-    size = (28, 28) if experiment.data == "mnist" else (32, 32)
+    size = (entry.get("pixels", 32),) * 2
     if experiment.transform:
         size = tuple(TRANSFORMS[experiment.transform][0](torch.zeros(3, 500, 400, dtype=torch.uint8)).shape[-2:])
     images = min(images, experiment.train_images or images)

@@ -185,6 +185,11 @@ def _scenes(net: str, data: str = "scenes") -> Experiment:
     return Experiment(net, data, schedule, tests=tests)
 
 
+def _animals_trap(net: str) -> Experiment:
+    """Photographs with the trap of Scenes: our settings."""
+    return replace(_scenes(net, "animals_trap"), tests=(*_CONFUSION, call(measure.FreeGrounds).at_quick(count=500)))
+
+
 def _scenes_fair(net: str) -> Experiment:
     """Grounds that say nothing, and so few images that cross-entropy makes errors on images like them."""
     return replace(_scenes(net, "scenes_free"), train_images=1000, tests=(*_CONFUSION, call(measure.Grouping)))
@@ -284,6 +289,8 @@ def _all() -> Iterable[tuple[str, Experiment]]:
     everything += (*weights, *_LOSSES, *_CC[2:], *more_cc)
     yield from _arms("scenes", _scenes("resnet8"), *everything, epochs=12)
     yield from _arms("scenes_fair", _scenes_fair("resnet8"), *everything, epochs=120)
+    arms = (*FIVE, *_CONTROLS, "icasc_random_confuser", "cc_normalised")
+    yield from _arms("animals_trap", _animals_trap("resnet8"), *arms, epochs=40)
     multi = ("ce", "icasc_grad_cam", "icasc", "icasc_late")
     yield from _arms("scenes_multi", _scenes_multi("resnet8"), *multi, epochs=12)
     for start in ("ce", "cam"):
@@ -295,7 +302,7 @@ def _all() -> Iterable[tuple[str, Experiment]]:
     yield from _arms("cifar100", _cifar("resnet20"), *FIVE, *_CONTROLS, *_SCHEDULES, *_COMPACT, *_NEGATIVE)
     yield from _arms("cifar100", _cifar("resnet20"), *_ICASC[::2], *_ABLATION, *_LOSSES, *_CC[2:], *_LAMBDAS)
     yield from _arms("cifar100_tenth", _tenth("resnet20"), *FIVE, *_CONTROLS, *_ICASC[::2], "cc_normalised")
-    yield from _arms("voc_animals", _voc_animals("resnet20"), "ce", "icasc_grad_cam", "icasc", "icasc_late")
+    yield from _arms("voc_animals", _voc_animals("resnet20"), "ce", "cam", *_ICASC, "icasc_late")
     yield from _arms("cub50_few_shot", _few_shot("resnet18", "cub50_few_shot", (1, 5), "few_shot_112"), "ce", "cam")
     yield from _arms("cifar100", _cifar("resnet8"), "ce")
     yield from _from(_arms("cifar100", _cifar("resnet8"), "kd", "at", "ccm"), "cifar100/resnet20/ce", "teacher")

@@ -125,7 +125,11 @@ def write(content: dict[str, Any], path: Path) -> Path:
 
 
 def trained(
-    name: str, preset: str = "paper", seed: int = 0, folder: Path | None = None, device: torch.device | str = "cpu"
+    name: str,
+    preset: str = "paper",
+    seed: int = 0,
+    folder: Path | None = None,
+    device: torch.device | str | None = None,
 ) -> Trained:
     """A net that was kept, observed, in evaluation mode and with its normalisation.
 
@@ -133,7 +137,7 @@ def trained(
         name: a name of `camlib.lab.runs.RUNS`, as "scenes/resnet8/cam".
         preset, seed: at which it was trained.
         folder: `data/weights` by default.
-        device: where it shall be.
+        device: where it shall be; by default torch's default device, which a chapter's set-up chooses.
 
     Raises:
         FileNotFoundError: these weights were not kept; the message says how to make them.
@@ -151,7 +155,13 @@ def trained(
         what = f"lacks {', '.join(sorted(missing))}" if missing else f"holds the net of {content['run']}"
         raise WeightsError(f"{path} {what}, expected that of {run.path}: make it again with '{run.command}'")
     model = rebuilt(experiment, content)
-    return Trained(observe(model.eval()).to(device), run, content["mean"], content["std"], content["commit"])
+    return Trained(
+        observe(model.eval()).to(device or torch.get_default_device()),
+        run,
+        content["mean"],
+        content["std"],
+        content["commit"],
+    )
 
 
 def rebuilt(experiment: Experiment, content: dict[str, Any]) -> nn.Module:

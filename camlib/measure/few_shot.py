@@ -44,8 +44,8 @@ def episodes(labels: Tensor, ways: int, shots: int, queries: int, count: int, se
     generator = torch.Generator().manual_seed(seed)
     classes, drawn = list(members.values()), []
     for _ in range(count):
-        for k in torch.randperm(len(classes), generator=generator)[:ways].tolist():
-            order = torch.randperm(len(classes[k]), generator=generator)
+        for k in torch.randperm(len(classes), generator=generator, device="cpu")[:ways].tolist():
+            order = torch.randperm(len(classes[k]), generator=generator, device="cpu")
             drawn.append(classes[k][order[: shots + queries]])
     support, query = torch.stack(drawn).view(count, ways, -1).split([shots, queries], 2)
     return support.flatten(1), query.flatten(1)
@@ -71,14 +71,14 @@ def fine_tune(support: Tensor, ways: int, seed: int) -> Tensor:
     count, images, features = support.shape
     generator = torch.Generator().manual_seed(seed)
     # What nn.Linear starts from.
-    weight = torch.rand(count, ways, features, generator=generator, dtype=support.dtype) * 2 - 1
+    weight = torch.rand(count, ways, features, generator=generator, dtype=support.dtype, device="cpu") * 2 - 1
     weight = (weight / features**0.5).to(support.device).requires_grad_()
     optimizer = torch.optim.SGD([weight], lr=0.01, momentum=0.9, dampening=0.9, weight_decay=1e-3)
     support = _unit(support)
     labels = _labels(ways, images, support.device)
     episode = torch.arange(count, device=support.device)[:, None]
     for _ in range(100):
-        order = torch.rand(count, images, generator=generator).argsort(1).to(support.device)
+        order = torch.rand(count, images, generator=generator, device="cpu").argsort(1).to(support.device)
         for batch in order.split(4, 1):
             logits = 2 * support[episode, batch] @ weight.mT
             # Each episode's loss is its mean; in their sum, every W gets the gradient of its own.

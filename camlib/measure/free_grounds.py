@@ -1,16 +1,15 @@
-"""The test on Scenes that no paper claims anything about: grounds that say nothing of the class."""
+"""The test that no paper claims anything about: grounds that say nothing of the class."""
 
 import torch
 from torch import nn
 
 from camlib.data.loader import Batches, Loader
-from camlib.data.scenes import Scenes
 from camlib.measure.accuracy import evaluating, hits
 from camlib.precision import mixed_precision
 
 
 class FreeGrounds:
-    """Test a net that was trained on Scenes where the ground is independent of the class: under a shift, ours.
+    """Test a net whose training set gives the class away by the ground where it does not: under a shift, ours.
 
     Called, it returns "accuracy_free_grounds", the accuracy on such images, and its two parts: "accuracy_own_ground" of
     the images that happen to stand on their class's own ground, and "accuracy_foreign_ground" of the others.
@@ -19,15 +18,21 @@ class FreeGrounds:
 
     Args:
         count: the number of test images.
+
+    Raises:
+        ValueError: when called, the loader's set has no such test images, see `camlib.data.ImageSet`.
     """
 
     def __init__(self, count: int = 2000):
         self.count = count
 
     def __call__(self, model: nn.Module, loader: Batches, precision: str = "float32") -> dict[str, float]:
-        scenes = Scenes("test", count=self.count)
+        make = getattr(loader.source, "free_grounds", None)
+        if make is None:
+            raise ValueError("the loader's set has no test images with free grounds: those of Scenes and the trap have")
+        pictures = make(self.count)
         look = {"mean": loader.mean.flatten(), "std": loader.std.flatten(), "device": loader.device}
-        free = Loader(scenes.images, scenes.labels, loader.num_classes, 500, **look)
+        free = Loader(pictures.images, pictures.labels, loader.num_classes, 500, **look)
         right = []
         with evaluating(model, free) as observed, torch.no_grad():
             for images, target in free.batches(0):
@@ -35,7 +40,7 @@ class FreeGrounds:
                     logits = observed(images).logits.float()
                 right.append(hits(logits, target)[:, 0].float().cpu())
         right = torch.cat(right)
-        own = scenes.grounds == scenes.labels % len(scenes.ground_names)
+        own = pictures.grounds == pictures.labels % len(pictures.ground_names)
         return {
             "accuracy_free_grounds": right.mean().item(),
             "accuracy_own_ground": right[own].mean().item(),

@@ -47,8 +47,9 @@ def segments(loader: Batches, index: Tensor, size: tuple[int, int]) -> Tensor:
         if picture is None:
             continue
         try:
-            image = Image.fromarray(picture.numpy()) if isinstance(picture, Tensor) else Image.open(picture)
-            found[place] = torch.from_numpy(np.array(image.resize(size[::-1], Image.Resampling.NEAREST)))
+            image = Image.fromarray(picture.cpu().numpy()) if isinstance(picture, Tensor) else Image.open(picture)
+            picture = np.array(image.resize(size[::-1], Image.Resampling.NEAREST))
+            found[place] = torch.as_tensor(picture, device=found.device)
         except (OSError, SyntaxError) as error:  # the latter is how PIL calls a damaged PNG
             raise DataError(f"{picture} cannot be read as an image ({error}): put it there again") from error
     return found

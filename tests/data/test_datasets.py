@@ -226,6 +226,7 @@ def test_the_manifest_has_everything_an_error_or_a_reader_needs():
             entry.get("like", name) in datasets._TORCHVISION,
             name in datasets._SCENES,
             entry.get("layout") in datasets._LAYOUTS,
+            entry.get("made_of") in manifest(),
         )
         assert ways_to_load.count(True) == 1, name
         if "layout" in entry:
@@ -682,3 +683,30 @@ def test_scenes_multi_has_rows_and_segments():
         assert torch.equal(found.segments == k + 1, masks)
     assert torch.equal(found.segments == 0, ~scenes.masks)
     assert 1 < found.labels.sum(1).max() <= 3
+
+
+def test_the_trap_is_cut_from_the_animals_and_knows_its_test_with_free_grounds(patched, monkeypatch):
+    """Training pictures from training photographs, test pictures of both kinds from others; seen in what is cut from."""
+    root = patched("voc_animals", images={"train": 2, "test": 2})
+    shown = [(part, f"{part}_{k}", {"cat": 1}, k == 0) for part in ("train", "val") for k in (0, 1)]
+    write_voc(root, shown)
+    asked = []
+
+    class Cut:
+        def __init__(self, pictures, classes, split, *, count):
+            asked.append(([picture.image.stem for picture in pictures], split, count))
+            self.images, self.labels, self.masks, self.segments = (torch.zeros(count) for _ in range(4))
+            self.classes = tuple(classes.values())
+
+    monkeypatch.setattr(datasets, "Trap", Cut)
+    train, test = load("animals_trap", "train"), load("animals_trap", "test", count=7)
+    test.free_grounds(9)
+    assert asked == [(["train_0"], "train", 5000), (["val_0"], "fresh", 7), (["val_0"], "test", 9)]
+    assert train.classes == ("cat", "cow", "dog", "horse", "sheep")
+    assert train.free_grounds is None
+
+
+def test_only_sets_whose_ground_gives_the_class_away_have_free_grounds():
+    assert load("scenes", "test", count=10).free_grounds(20).images.shape == (20, 3, 32, 32)
+    assert torch.equal(load("scenes", "test", count=10).free_grounds(20).images, Scenes("test", count=20).images)
+    assert load("scenes_free", "test", count=10).free_grounds is None

@@ -115,6 +115,17 @@ def test_exercises_have_a_collapsed_solution(chapter):
         assert any("Solution" in summary for summary in DETAILS.findall(body)), text
 
 
+def test_every_check_has_a_solution_in_code(chapter):
+    """The build runs the code of the solution, then the check: it must say "Right."."""
+    solved = True
+    for cell in chapter.cells:
+        if cell.cell_type == "markdown" and "### Exercise" in cell.source:
+            assert cell.source.count("### Exercise") == 1, "one exercise in a cell"
+            solved = re.search(r"<summary>[^<]*Solution[^<]*</summary>.*^```python$", cell.source, re.DOTALL | re.M)
+        elif cell.cell_type == "code" and "book.check(" in cell.source:
+            assert solved, f"{cell.id}: its exercise has no solution in code, as `answer = 1 / 2`"
+
+
 def test_markdown_is_what_colab_shows_too(chapter):
     for text in markdown(chapter):
         plain = re.sub(r"(`+).*?\1", "", FENCE.sub("", text), flags=re.DOTALL)

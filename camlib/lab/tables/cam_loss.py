@@ -277,7 +277,7 @@ SCENES_TESTS = {
 
 def scenes_rows(heading: str, setting: str = "scenes") -> tuple[dict[str, str], dict[str, tuple[str, str]]]:
     """Rows of a table on Scenes, one for each test, and for each the start of the runs' names and the metric."""
-    tests = SCENES_TESTS if setting == "scenes" else {"": ("grounds free in training and test", "accuracy")}
+    tests = {"": ("grounds free in training and test", "accuracy")} if setting == "scenes_fair" else SCENES_TESTS
     rows = {f"{setting}_resnet8{ending}": f"ResNet-8, {heading}, {what}" for ending, (what, _) in tests.items()}
     return rows, {f"{setting}_resnet8{ending}": (f"{setting}/resnet8", metric) for ending, (_, metric) in tests.items()}
 
