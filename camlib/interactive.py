@@ -126,7 +126,7 @@ def _png(figure: Figure) -> str:
     figure.savefig(stream, format="png", dpi=100, facecolor="white")
     pyplot.close(figure)
     few = io.BytesIO()
-    Image.open(stream).convert("RGB").quantize(96, dither=Image.Dither.NONE).save(few, "PNG", optimize=True)
+    Image.open(stream).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(few, "PNG", optimize=True)
     return base64.b64encode(few.getvalue()).decode()
 
 

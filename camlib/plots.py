@@ -13,7 +13,7 @@ import torch
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
@@ -97,6 +97,43 @@ def map_grid(
     return figure, alt
 
 
+def front(
+    images: Tensor, columns: Mapping[str, Tensor], label: str, masks: Tensor, values: pandas.DataFrame
+) -> tuple[Figure, str]:
+    """The book in one picture: an image that a net gets wrong, each net's map of it, and every seed's accuracy.
+
+    Args:
+        images, columns, masks: as for `map_grid`, of one image.
+        label: of the image.
+        values: one row for each seed, with columns "method", "test" and "accuracy (%)"; a panel for each test.
+    """
+    figure = pyplot.figure(figsize=(1.45 * (1 + len(columns)) + 0.6, 3.9), layout="constrained")
+    above, below = figure.subfigures(2, 1, height_ratios=[1, 1])
+    axes = _maps_over_images(images, list(columns.values()), [label], None, above)[1]
+    for axis, heading in zip(axes[0], [label, *columns], strict=True):
+        _outline(axis, masks[0])
+        axis.set_title(heading, fontsize=9)
+    axes[0, 0].set_ylabel("")
+    methods, texts = list(dict.fromkeys(values["method"])), []
+    tests = list(values.groupby("test", sort=False))
+    for axis, (test, part) in zip(below.subplots(1, len(tests), sharey=True, squeeze=False)[0], tests, strict=True):
+        for row, (method, colour) in enumerate(zip(methods, colours(methods), strict=True)):
+            points = part.loc[part["method"] == method, "accuracy (%)"]
+            axis.scatter(points, [row] * len(points), s=24, color=colour, alpha=0.8)
+            if len(points):
+                axis.scatter([points.mean()], [row], marker="|", s=200, color="black", zorder=3)
+                texts.append(f"{method} {points.mean():.1f} %, {test}")
+        axis.set_title(test, fontsize=9)
+        axis.set_xlabel("accuracy (%), one dot for each seed", fontsize=8)
+        axis.set_yticks(range(len(methods)), methods, fontsize=8)
+        axis.set_ylim(len(methods) - 0.5, -0.5)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(axis="x", alpha=0.3)
+    shown = ", ".join(" ".join(heading.split()) for heading in columns)
+    means = "; ".join(texts)
+    return figure, f"A {label} on another class's ground, and each net's map of it: {shown}. Means over seeds: {means}."
+
+
 def class_maps(
     images: Tensor,
     maps: Tensor,
@@ -130,18 +167,19 @@ def class_maps(
 
 
 def _maps_over_images(
-    images: Tensor, columns: Sequence[Tensor], labels: Sequence[str], cells: Cells | None
+    images: Tensor,
+    columns: Sequence[Tensor],
+    labels: Sequence[str],
+    cells: Cells | None,
+    figure: SubFigure | None = None,
 ) -> tuple[Figure, np.ndarray]:
     """A row for each image: the image, then its map in each column, (N, h, w), in colours over the grey image."""
     pixels = images.cpu().permute(0, 2, 3, 1).float() / 255
     grey = (pixels @ pixels.new_tensor([0.299, 0.587, 0.114])).numpy()[..., None].repeat(3, -1)
-    figure, axes = pyplot.subplots(
-        len(images),
-        1 + len(columns),
-        figsize=(1.4 * (1 + len(columns)) + 0.6, 1.35 * len(images) + 0.2),
-        squeeze=False,
-        layout="constrained",
-    )
+    if figure is None:
+        size = 1.4 * (1 + len(columns)) + 0.6, 1.35 * len(images) + 0.2
+        figure = pyplot.figure(figsize=size, layout="constrained")
+    axes = figure.subplots(len(images), 1 + len(columns), squeeze=False)
     for row, label in enumerate(labels):
         axes[row, 0].imshow(pixels[row].numpy())
         axes[row, 0].set_ylabel(label, rotation=0, ha="right", va="center")
@@ -623,7 +661,8 @@ def lines(x: Sequence[float], series: Mapping[str, Sequence[float]], *, xlabel: 
     figure, axis = pyplot.subplots(figsize=(4.6, 2.7))
     texts = []
     for colour, (name, values) in zip(colours(series), series.items(), strict=True):
-        axis.plot(x, torch.as_tensor(values), color=colour, linewidth=2, label=name)
+        curve = (torch.as_tensor(numbers, device="cpu") for numbers in (x, values))
+        axis.plot(*curve, color=colour, linewidth=2, label=name)
         texts.append(f"{name} goes from {float(values[0]):.3g} to {float(values[-1]):.3g}")
     axis.set(xlabel=xlabel, ylabel=ylabel)
     figure.tight_layout()
@@ -677,7 +716,7 @@ def scatter_classes(points: Mapping[str, Tensor], labels: Tensor, classes: Seque
     figure, axes = pyplot.subplots(1, len(points), figsize=(3.4 * len(points), 3.4), squeeze=False)
     for axis, (heading, plane) in zip(axes[0], points.items(), strict=True):
         for label, name in enumerate(classes):
-            x, y = plane[labels == label].unbind(1)
+            x, y = plane.cpu()[labels.cpu() == label].unbind(1)
             axis.scatter(
                 x,
                 y,

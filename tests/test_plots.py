@@ -272,3 +272,24 @@ def test_maps_after_an_epoch_are_those_recorded():
     changed = figure.axes[4].images[0].get_array() != figure.axes[3].images[0].get_array()
     assert numpy.argwhere(changed.any(-1)).min(0).tolist() == [9, 17]
     assert f"answers {scenes.classes[0]}" in alt
+
+
+def test_the_front_picture_has_every_map_and_every_seed():
+    values = pandas.DataFrame(
+        [("CE", "like", 98.0), ("CE", "like", 99.0), ("CAM-loss", "like", 97.0), ("CE", "free", 90.0)],
+        columns=["method", "test", "accuracy (%)"],
+    )
+    mask = torch.zeros(1, 8, 8, dtype=torch.bool)
+    mask[0, 2:5, 2:5] = True
+    images = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
+    figure, alt = plots.front(
+        images, {"CE": torch.rand(1, 2, 2), "CAM-loss": torch.rand(1, 2, 2)}, "fish", mask, values
+    )
+    titles = [axis.get_title() for axis in figure.axes]
+    assert [title for title in titles if title] == ["fish", "CE", "CAM-loss", "like", "free"]
+    like, free = (figure.axes[titles.index(test)] for test in ("like", "free"))
+    seeds = [dots.get_offsets().tolist() for dots in like.collections]
+    assert [[98.0, 0.0], [99.0, 0.0]] in seeds
+    assert [[97.0, 1.0]] in seeds
+    assert [[90.0, 0.0]] in [dots.get_offsets().tolist() for dots in free.collections]
+    assert "CE 98.5 %, like" in alt

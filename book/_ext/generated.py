@@ -20,6 +20,7 @@ import itables
 import itables.javascript
 import nbformat
 import pandas
+import torch
 from matplotlib import pyplot
 
 from camlib import one_hot, plots
@@ -371,6 +372,13 @@ def counted(comparisons):
     )
 
 
+NAMES = {
+    "ce": "cross-entropy",
+    "cam": "CAM-loss",
+    "icasc": "ICASC",
+    "cc": "CC-Loss",
+}
+
 # What a reader can choose from: the column of the table "compare", and what it asks of a net.
 METHODS = {
     "cam": (
@@ -411,7 +419,7 @@ def glance(srcdir):
     lines = [
         "| Method | It needs | "
         + "".join(f"{heading} | " for heading in headings)
-        + "Time of an epoch |",
+        + "Time of a step |",
         "|---|---|" + "---:|" * (len(columns) + 1),
     ]
     for method, (link, needs) in METHODS.items():
@@ -423,89 +431,128 @@ def glance(srcdir):
         lines.append(
             f"| {link} | {needs} | {' | '.join([*gains, cost(method)])} |"
         )
-    against = table.columns[table.baseline]
+    against, costs = table.columns[table.baseline], step_costs()
     explained = (
         f"Gains in points of accuracy over {against}, mean ± half of the 95 % interval (pairs of seeds); "
         f"fewer than {verdict.ENOUGH_SEEDS} pairs decide nothing and have no interval. "
-        f"The time of an epoch is that of {against} on the same machine times the number shown, "
-        "with other work going on, so read it to a tenth at best."
+        f"The time of a training step is that of {against} times the number shown, timed in turn in one process "
+        f"({costs['net']}, {costs['precision']}, {costs['device']})."
     )
     return "\n".join([*lines, "", explained])
 
 
+def step_costs():
+    """What benchmarks/method_steps.py kept: a training step with each method over one of cross-entropy."""
+    return json.loads((ROOT / "data/step_costs.json").read_text("utf8"))
+
+
+def which(srcdir):
+    """What the table at a glance says of each method in words: gain, and cost of a step."""
+    table = TABLES["compare"]
+    judged = verdict.by_protocol(
+        table,
+        methods=list(METHODS),
+        rows="^scenes_resnet8(_free_grounds)?$",
+    )
+    judged = judged[(judged["preset"] == "paper") & (judged["n"] > 0)]
+    lines, better = [], []
+    for method, (link, _) in METHODS.items():
+        parts = []
+        for line in judged[judged["column"] == method].itertuples():
+            kind = (
+                "with the grounds set free"
+                if verdict.shifted(line.row)
+                else "on images like the training images"
+            )
+            decided = (
+                line.n >= verdict.ENOUGH_SEEDS
+                and abs(line.difference) > line.half_width
+            )
+            if decided and line.difference > 0:
+                better.append(f"{table.columns[method]} {kind}")
+            said = (
+                ("better" if line.difference > 0 else "worse")
+                if decided
+                else "undecided"
+            )
+            parts.append(f"{measured(line)} points {kind} ({said})")
+        if parts:
+            lines.append(
+                f"- {link}: {', '.join(parts)}; a training step takes {cost(method).removeprefix('× ')} times as long."
+            )
+    if better:
+        start = f"Better than cross-entropy beyond the noise of the seeds: {'; '.join(better)}."
+    else:
+        start = "On this net and these images no method is better than cross-entropy beyond the noise of the seeds."
+    return "\n".join([start, "", *lines])
+
+
 def cost(method):
-    """Seconds of an epoch over those of cross-entropy, on Scenes, where both were recorded on one device."""
-    table, row = TABLES["compare"], "scenes_resnet8"
-
-    def per_epoch(column):
-        runs = record.counting(table.entries[row, column].run, "paper")
-        by_device = defaultdict(list)
-        for made in runs.values():
-            by_device[made.device] += [e["seconds"] for e in made.history]
-        return {device: median(spent) for device, spent in by_device.items()}
-
-    ours, baseline = per_epoch(method), per_epoch(table.baseline)
-    ratios = [
-        spent / baseline[device]
-        for device, spent in ours.items()
-        if device in baseline
-    ]
-    return f"× {median(ratios):.1f}" if ratios else "not measured"
+    return f"× {step_costs()['ratio'][method]:.2f}"
 
 
 def pictures(srcdir):
-    """A test image on a foreign ground that cross-entropy gets wrong, lit by the maps of each method; and the gains."""
+    """The book in one picture, for the landing page."""
+    return image(srcdir, "front", *front())
+
+
+def front():
+    """A test image that cross-entropy gets wrong, each method's map of it and its accuracies; its text and caption."""
     table, row = TABLES["compare"], "scenes_resnet8"
-    judged = verdict.by_protocol(table, methods=list(METHODS))
-    judged = judged[judged["n"] > 0]
-    if judged.empty:
-        return ""
-    figure, alt = plots.intervals(table, judged)
-    caption = (
-        f"Gains over {table.columns[table.baseline]}: dots with bars are means of paired seeds with 95 % intervals, "
-        "right of the line is better. Below the rule the grounds are set free."
-    )
-    gains = image(srcdir, "gains", figure, alt, caption)
-    runs = {
-        column: table.entries[row, column].run
+    columns = [
+        column
         for column in ("ce", "cam", "icasc", "cc")
-    }
-    nets = {
-        table.columns[column]: weights.trained(run)
-        for column, run in runs.items()
-        if 0 in weights.kept(run)
-    }
-    baseline = table.columns[table.baseline]
-    if baseline not in nets:
-        return gains
-    scenes = Scenes("test", count=200)
+        if 0 in weights.kept(table.entries[row, column].run)
+    ]
+    names = {column: NAMES[column] for column in columns}
+    scenes = Scenes("test", count=500)
     target = one_hot(scenes.labels, len(scenes.classes))
     maps, answers = {}, {}
-    for heading, net in nets.items():
+    for column in columns:
+        net = weights.trained(table.entries[row, column].run)
         out = net.observed(net.normalised(scenes.images))
-        maps[heading] = attention(out, target, -1, "grad_cam").detach()
-        answers[heading] = out.logits.argmax(1)
+        maps[column] = attention(out, target, -1, "grad_cam").detach()
+        answers[column] = out.logits.argmax(1)
     foreign = scenes.grounds != scenes.labels % len(scenes.ground_names)
-    trapped = foreign & (answers[baseline] != scenes.labels)
-    if not trapped.any():
-        return gains
-    one = trapped.nonzero()[0]
+    edge = torch.ones_like(scenes.masks[0])
+    edge[1:-1, 1:-1] = False
+    whole = ~(scenes.masks & edge).flatten(1).any(1)
+    one = (whole & foreign & (answers["ce"] != scenes.labels)).nonzero()[0]
     label = scenes.classes[scenes.labels[one].item()]
     headings = {
-        f"{heading}:\n{scenes.classes[answers[heading][one].item()]}": maps[
-            heading
+        f'{names[column]}\nsays "{scenes.classes[answers[column][one].item()]}"': maps[
+            column
         ][one]
-        for heading in maps
+        for column in columns
     }
-    figure, alt = plots.map_grid(
-        scenes.images[one], headings, [label], scenes.masks[one]
+    tests = {
+        "on images like the training images": "accuracy",
+        "when the grounds are set free": "accuracy_free_grounds",
+    }
+    values = pandas.DataFrame(
+        [
+            {
+                "method": names[column],
+                "test": test,
+                "accuracy (%)": 100 * made.metrics[metric],
+            }
+            for test, metric in tests.items()
+            for column in columns
+            for made in record.counting(
+                table.entries[row, column].run, "paper"
+            ).values()
+            if metric in made.metrics
+        ]
     )
-    alt = " ".join(alt.split())
+    figure, alt = plots.front(
+        scenes.images[one], headings, label, scenes.masks[one], values
+    )
     caption = (
-        f"A {label} on a ground that in training belonged to others, and where the nets find evidence for it "
-        "(Grad-CAM of its class, bright). Above each map stands what the net answers."
+        f"Above: a {label} that stands where other classes stood in training; where each net finds evidence for "
+        f'"{label}" (Grad-CAM), and what it says. Below: the accuracy of every seed, with the mean as a bar, '
+        "on the two kinds of test that this book keeps apart."
     )
-    return f"{image(srcdir, 'trapped', figure, alt, caption)}\n\n{gains}"
+    return figure, alt, caption
 
 
 def image(srcdir, name, figure, alt, caption):
@@ -731,6 +778,7 @@ GENERATORS = {
     "programme": programme,
     "reference": reference,
     "status": status,
+    "which": which,
 }
 
 

@@ -68,9 +68,9 @@ def add_charts(text, depth, out):
         version = ".".join(
             altair.SCHEMA_VERSION.removeprefix("v").split(".")[:2]
         )
-        bundle.write_text(
-            vl_convert.javascript_bundle(vl_version=version), "utf8"
-        )
+        script = vl_convert.javascript_bundle(vl_version=version)
+        # In a scope of its own: it declares names that Sphinx's scripts declare, too.
+        bundle.write_text(f"(() => {{{script}}})();", "utf8")
     return text.replace("</body>", CHARTS.format(up="../" * depth) + "</body>")
 
 

@@ -12,7 +12,7 @@ import types
 import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, get_origin, get_type_hints
 
@@ -176,8 +176,13 @@ def load(name: str, folder: Path | None = None) -> list[Record]:
             content = stream.read()
     except FileNotFoundError:
         return []
+    return list(_parsed(content, path, name))
+
+
+@lru_cache(maxsize=1024)  # tables and claims share runs, and ask for each of them again and again
+def _parsed(content: bytes, path: Path, name: str) -> tuple[Record, ...]:
     lines = enumerate(content.split(b"\n"), start=1)
-    return [_parse(text, f"{path}, line {number}", name) for number, text in lines if text.strip()]
+    return tuple(_parse(text, f"{path}, line {number}", name) for number, text in lines if text.strip())
 
 
 def counting(name: str, preset: str, folder: Path | None = None) -> dict[int, Record]:

@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -261,13 +262,20 @@ def of_runs(
         UnknownName: there is no such preset.
     """
     ours, theirs = (runs_of(side, preset, folder) for side in (entry, against))
+    if not (ours and theirs):  # most of the tables: the ledger asks thousands of times
+        return _not_run(claim, unit, preset)
     unlike = {}
     for seed in ours.keys() & theirs.keys():
         found = record.differences(ours[seed].fingerprint, theirs[seed].fingerprint)
         if found:
             unlike[seed] = ", ".join(found)
-    values = (values_of(side, unit, preset, folder) for side in (against, entry))
+    values = (_in_unit(runs, side.metric, unit) for side, runs in ((against, theirs), (entry, ours)))
     return verdict(*values, claim, unit=unit, preset=preset, unlike=unlike)
+
+
+@cache
+def _not_run(claim: float | None, unit: str, preset: str) -> Verdict:
+    return verdict({}, {}, claim, unit=unit, preset=preset)
 
 
 def runs_of(entry: Entry, preset: str, folder: Path | None = None) -> dict[int, record.Record]:
@@ -283,8 +291,11 @@ def runs_of(entry: Entry, preset: str, folder: Path | None = None) -> dict[int, 
 
 def values_of(entry: Entry, unit: str, preset: str, folder: Path | None = None) -> pd.Series:
     """What was measured for an entry at a preset, by seed, in a table's unit."""
-    shares = {seed: r.metrics[entry.metric] for seed, r in runs_of(entry, preset, folder).items()}
-    values = pd.Series(shares, dtype=float)
+    return _in_unit(runs_of(entry, preset, folder), entry.metric, unit)
+
+
+def _in_unit(runs: dict[int, record.Record], metric: str, unit: str) -> pd.Series:
+    values = pd.Series({seed: r.metrics[metric] for seed, r in runs.items()}, dtype=float)
     return 100 * (1 - values) if unit == "error %" else 100 * values
 
 

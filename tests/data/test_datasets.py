@@ -686,7 +686,7 @@ def test_scenes_multi_has_rows_and_segments():
 
 
 def test_the_trap_is_cut_from_the_animals_and_knows_its_test_with_free_grounds(patched, monkeypatch):
-    """Training pictures from training photographs, test pictures of both kinds from others; seen in what is cut from."""
+    """Training pictures from training photographs, test pictures of both kinds from others."""
     root = patched("voc_animals", images={"train": 2, "test": 2})
     shown = [(part, f"{part}_{k}", {"cat": 1}, k == 0) for part in ("train", "val") for k in (0, 1)]
     write_voc(root, shown)
