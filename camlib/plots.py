@@ -317,7 +317,7 @@ def seed_dots(values: pandas.DataFrame, value: str, arm: str, panel: str | None 
             axis.scatter(points, [row] * len(points), s=22, color=colours(arms)[row], alpha=0.8, zorder=2)
             if len(points):
                 axis.scatter([points.mean()], [row], marker="|", s=260, color="black", zorder=3)
-                texts.append(f"{heading} {name}: {points.mean():.1f} over {len(points)} seeds".strip())
+                texts.append(f"{heading} {name}: {points.mean():.3g} over {len(points)} seeds".strip())
         axis.set(xlabel=value, title=heading)
         axis.set_yticks(range(len(arms)), arms)
         axis.set_ylim(len(arms) - 0.5, -0.5)

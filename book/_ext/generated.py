@@ -419,7 +419,7 @@ def glance(srcdir):
     lines = [
         "| Method | It needs | "
         + "".join(f"{heading} | " for heading in headings)
-        + "Time of an epoch |",
+        + "Time of a step |",
         "|---|---|" + "---:|" * (len(columns) + 1),
     ]
     for method, (link, needs) in METHODS.items():
@@ -431,18 +431,23 @@ def glance(srcdir):
         lines.append(
             f"| {link} | {needs} | {' | '.join([*gains, cost(method)])} |"
         )
-    against = table.columns[table.baseline]
+    against, costs = table.columns[table.baseline], step_costs()
     explained = (
         f"Gains in points of accuracy over {against}, mean ± half of the 95 % interval (pairs of seeds); "
         f"fewer than {verdict.ENOUGH_SEEDS} pairs decide nothing and have no interval. "
-        f"The time of an epoch is that of {against} on the same machine times the number shown, "
-        "with other work going on, so read it to a tenth at best."
+        f"The time of a training step is that of {against} times the number shown, timed in turn in one process "
+        f"({costs['net']}, {costs['precision']}, {costs['device']})."
     )
     return "\n".join([*lines, "", explained])
 
 
+def step_costs():
+    """What benchmarks/method_steps.py kept: a training step with each method over one of cross-entropy."""
+    return json.loads((ROOT / "data/step_costs.json").read_text("utf8"))
+
+
 def which(srcdir):
-    """What the table at a glance says of each method in words: gain, and cost of an epoch."""
+    """What the table at a glance says of each method in words: gain, and cost of a step."""
     table = TABLES["compare"]
     judged = verdict.by_protocol(
         table,
@@ -473,7 +478,7 @@ def which(srcdir):
             parts.append(f"{measured(line)} points {kind} ({said})")
         if parts:
             lines.append(
-                f"- {link}: {', '.join(parts)}; an epoch takes {cost(method)} the time."
+                f"- {link}: {', '.join(parts)}; a training step takes {cost(method).removeprefix('× ')} times as long."
             )
     if better:
         start = f"Better than cross-entropy beyond the noise of the seeds: {'; '.join(better)}."
@@ -483,23 +488,7 @@ def which(srcdir):
 
 
 def cost(method):
-    """Seconds of an epoch over those of cross-entropy, on Scenes, where both were recorded on one device."""
-    table, row = TABLES["compare"], "scenes_resnet8"
-
-    def per_epoch(column):
-        runs = record.counting(table.entries[row, column].run, "paper")
-        by_device = defaultdict(list)
-        for made in runs.values():
-            by_device[made.device] += [e["seconds"] for e in made.history]
-        return {device: median(spent) for device, spent in by_device.items()}
-
-    ours, baseline = per_epoch(method), per_epoch(table.baseline)
-    ratios = [
-        spent / baseline[device]
-        for device, spent in ours.items()
-        if device in baseline
-    ]
-    return f"× {median(ratios):.1f}" if ratios else "not measured"
+    return f"× {step_costs()['ratio'][method]:.2f}"
 
 
 def pictures(srcdir):
