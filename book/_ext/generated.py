@@ -396,7 +396,7 @@ def glance(srcdir):
     judged = verdict.by_protocol(table, methods=list(METHODS), rows=AT_A_GLANCE)
     ran = judged[(judged["n"] > 0) & (judged["preset"] == "paper")]
     lines = [
-        "| Method | Images like the training images | Grounds set free | Time of an epoch |",
+        "| Method | Images like the training images | Grounds set free | Time of a step |",
         "|---|---:|---:|---:|",
     ]
     for method, link in METHODS.items():
@@ -406,14 +406,19 @@ def glance(srcdir):
             for row in ("scenes_resnet8", "scenes_resnet8_free_grounds")
         ]
         lines.append(f"| {link} | {' | '.join(gains)} | {cost(method)} |")
-    against = table.columns[table.baseline]
+    against, costs = table.columns[table.baseline], step_costs()
     explained = (
         f"Gains in points of accuracy over {against}, mean ± half of the 95 % interval (pairs of seeds); "
         f"fewer than {verdict.ENOUGH_SEEDS} pairs decide nothing and have no interval. "
-        f"The time of an epoch is that of {against} on the same machine times the number shown, "
-        "with other work going on, which alone can double it: a rough guide."
+        f"The time of a training step is that of {against} times the number shown, timed in turn in one process "
+        f"({costs['net']}, {costs['precision']}, {costs['device']})."
     )
     return "\n".join([*lines, "", explained])
+
+
+def step_costs():
+    """What benchmarks/method_steps.py kept: a training step with each method over one of cross-entropy."""
+    return json.loads((ROOT / "data/step_costs.json").read_text("utf8"))
 
 
 # The two kinds of test of the one net on which every method was trained.
@@ -421,7 +426,7 @@ AT_A_GLANCE = "^scenes_resnet8(_free_grounds)?$"
 
 
 def which(srcdir):
-    """Which methods gain, lose, or are undecided on each kind of test, and what an epoch of each costs."""
+    """Which methods gain, lose, or are undecided on each kind of test."""
     table = TABLES["compare"]
     judged = verdict.by_protocol(table, methods=list(METHODS), rows=AT_A_GLANCE)
     judged = judged[(judged["n"] > 0) & (judged["preset"] == "paper")]
@@ -437,7 +442,7 @@ def which(srcdir):
             enough = line.n >= verdict.ENOUGH_SEEDS
             decided = enough and abs(line.difference) > line.half_width
             sign = "better" if line.difference > 0 else "worse"
-            named = f"{METHODS[line.column]} ({points(line.difference)} points, {cost(line.column)} the time)"
+            named = f"{METHODS[line.column]} ({points(line.difference)} points)"
             groups[sign if decided else "undecided"].append(named)
         said = "; ".join(
             f"**{group}** {', '.join(names) or 'none'}"
@@ -448,23 +453,7 @@ def which(srcdir):
 
 
 def cost(method):
-    """Seconds of an epoch over those of cross-entropy, on Scenes, where both were recorded on one device."""
-    table, row = TABLES["compare"], "scenes_resnet8"
-
-    def per_epoch(column):
-        runs = record.counting(table.entries[row, column].run, "paper")
-        by_device = defaultdict(list)
-        for made in runs.values():
-            by_device[made.device] += [e["seconds"] for e in made.history]
-        return {device: median(spent) for device, spent in by_device.items()}
-
-    ours, baseline = per_epoch(method), per_epoch(table.baseline)
-    ratios = [
-        spent / baseline[device]
-        for device, spent in ours.items()
-        if device in baseline
-    ]
-    return f"× {median(ratios):.1f}" if ratios else "not measured"
+    return f"× {step_costs()['ratio'][method]:.2f}"
 
 
 def pictures(srcdir):

@@ -1,5 +1,6 @@
 """Tables: each number beside a run that exists, and arms that differ in what the table compares only."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from camlib.lab.experiment import CROSS_ENTROPY
 from camlib.lab.runs import RUNS
 from camlib.lab.tables import TABLES
+from camlib.package_data import package_data
 
 ENTRIES = [(t, row, column, e) for t in TABLES.values() for (row, column), e in t.entries.items()]
 
@@ -80,3 +82,9 @@ def test_a_table_by_another_order_shows_the_same_numbers():
     assert TABLES["cam-start"].entries["resnet56", "t_30"].run == "cifar100/resnet56/cam_t30_c1"
     assert TABLES["cam-weight"].entries["resnet20", "c_3"].run == "cifar100/resnet20/cam"
     assert [entry.paper for entry in TABLES["icasc-deeper"].entries.values()] == [76.11, 75.42, 75.63]
+
+
+def test_what_a_step_costs_is_kept_for_every_method_that_is_compared():
+    kept = json.loads(package_data("step_costs.json").read_text("utf8"))["ratio"]
+    assert kept.keys() == TABLES["compare"].columns.keys()
+    assert kept["ce"] == 1

@@ -11,12 +11,13 @@ from torch import nn
 
 from camlib import models, observe
 from camlib.attention import attention
-from camlib.data import Loader, load
+from camlib.data import Loader, Scenes, load
 from camlib.data.datasets import FileSet
 from camlib.data.stream import MEAN, STD, StreamLoader
 from camlib.maps import Cells
 from camlib.measure import (
     Confusion,
+    FreeGrounds,
     Grouping,
     MultiLabel,
     TenCrop,
@@ -225,3 +226,22 @@ def test_embedding_measures_pooled_features_and_gates():
     assert found["gate_distance_ratio"] == pytest.approx(distance_ratio(gates, loader.source.labels), rel=1e-4)
     with pytest.raises(ValueError, match="Grouping needs one class per image"):
         Grouping()(model, loader_of("scenes_multi"))
+
+
+def test_free_grounds_are_tested_apart_own_and_foreign(model):
+    loader = loader_of("scenes")
+    found = FreeGrounds(count=300)(model, loader)
+    assert model.training
+    net, free = observe(model).eval(), Scenes("test", count=300)
+    right = {True: [], False: []}
+    for image, label, ground in zip(free.images, free.labels.tolist(), free.grounds.tolist(), strict=True):
+        logits = net((image[None] / 255 - 0.5) / 0.25).logits[0].tolist()
+        right[ground == label % 5].append(logits.index(max(logits)) == label)
+    assert found["accuracy_own_ground"] == pytest.approx(sum(right[True]) / len(right[True]))
+    assert found["accuracy_foreign_ground"] == pytest.approx(sum(right[False]) / len(right[False]))
+    assert found["accuracy_free_grounds"] == pytest.approx((sum(right[True]) + sum(right[False])) / 300)
+
+
+def test_a_set_without_free_grounds_is_refused(model):
+    with pytest.raises(ValueError, match="no test images with free grounds"):
+        FreeGrounds()(model, loader_of("scenes_free"))
