@@ -203,7 +203,7 @@ def _on_ray() -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name != "ray":
             raise
-        raise OSError("Ray is not installed: pip install 'camlib[ray]'") from error
+        raise OSError("Ray is not installed: pip install 'ray>=2.40'") from error
 
 
 def _show_plan(

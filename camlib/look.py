@@ -8,15 +8,18 @@ from pathlib import Path
 import torch
 import torchvision
 from matplotlib.figure import Figure
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as transform
 
 from camlib import models, plots
 from camlib.attention import KINDS, attention, class_map, run_for_attention
+from camlib.data import load
+from camlib.data.datasets import DataError
 from camlib.lab import weights
+from camlib.lab.runs import Run
 from camlib.maps import Cells
-from camlib.names import lookup
+from camlib.names import UnknownName, lookup
 from camlib.observe import NotObservable, Observed, Output, observe
 from camlib.target import one_hot
 
@@ -49,6 +52,12 @@ class Net:
     std: tuple[float, ...]
     inner: bool = False
 
+    def normalised(self, photos: Tensor) -> Tensor:
+        """Photos as the net is fed: uint8 (N, 3, H, W) -> the same normalised, on its device and in its precision."""
+        one = next(self.observed.parameters())
+        mean, std = (torch.tensor(values, device=one.device)[:, None, None] for values in (self.mean, self.std))
+        return ((photos.to(one.device).float() / 255 - mean) / std).to(one.dtype)
+
 
 def net(
     name: str = "resnet50",
@@ -61,9 +70,9 @@ def net(
 
     Args:
         name: of the net, as "resnet50".
-        weights_from: a file of named tensors as `model.state_dict()` gives them, or "DEFAULT" for the weights that
-            torchvision or timm fetch.
-        classes: names for the K classes; by default those of torchvision's weights, else numbers.
+        weights_from: a file of named tensors as `model.state_dict()` gives them, one that a run kept, whose
+            normalisation is taken over, or "DEFAULT" for the weights that torchvision or timm fetch.
+        classes: names for the K classes; by default those of torchvision's weights or of the run, else numbers.
         size: side of the square that the net is shown, in pixels; by default what its weights were trained with,
             or 224.
         layer: the name of a stage, to look at its maps in place of the averaged ones.
@@ -72,10 +81,17 @@ def net(
         LookError: there is no such net, its weights cannot be had or do not fit, or the number of names is wrong.
         NotObservable: the net has no maps, or no such layer.
     """
-    state = None if str(weights_from) == "DEFAULT" else weights.read(Path(weights_from))
+    state, kept = None, None
+    if str(weights_from) != "DEFAULT":
+        content = weights.unpacked(Path(weights_from))
+        state, kept = weights.named_tensors(content, Path(weights_from)), weights.origin(content)
     model, names, made_for, resize, mean, std = _built(name, state)
     if state is not None:
         _fill(model, state, Path(weights_from))
+    if kept:
+        run, *look = kept
+        mean, std = (tuple(values.tolist()) for values in look)
+        names = _classes_of(run)
     observed = observe(model.eval(), stages=None if layer is None else (layer,))
     count = observed.num_classes
     chosen = tuple(classes or names or (f"class {k}" for k in range(count)))
@@ -96,10 +112,10 @@ def read(photos: Sequence[Path], net: Net) -> Tensor:
     for path in photos:
         try:
             with Image.open(path) as file:
-                photo = transform.pil_to_tensor(file.convert("RGB"))
+                photo = transform.pil_to_tensor(ImageOps.exif_transpose(file).convert("RGB"))
         except UnidentifiedImageError as error:
             raise LookError(f"{path} is no picture that can be read: JPEG, PNG, GIF, WebP and others are") from error
-        except OSError as error:
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
             raise LookError(f"{path} cannot be read: {error}") from error
         photo = transform.resize(photo, [net.resize], antialias=True)
         squares.append(transform.center_crop(photo, [net.size, net.size]))
@@ -121,7 +137,7 @@ def maps_of_likeliest(net: Net, photos: Tensor, kind: str = "cam", count: int = 
         Their numbers (N, k), their probabilities (N, k), the maps (N, k, h, w).
 
     Raises:
-        LookError: the net cannot be shown pictures of this size, or has no CAM at the layer.
+        LookError: the net is in training mode, cannot be shown pictures of this size, or has no CAM at the layer.
         UnknownName: the kind is unknown.
     """
     lookup(MAPS, kind, "kind of map")
@@ -130,18 +146,16 @@ def maps_of_likeliest(net: Net, photos: Tensor, kind: str = "cam", count: int = 
         raise LookError(
             f"a CAM is made of the maps that are averaged, not of {observed.stages[0]}: choose another kind"
         )
-    device = next(observed.parameters()).device
-    mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (net.mean, net.std))
-    images = (photos.to(device).float() / 255 - mean) / std
+    if observed.training:
+        raise LookError("the net is in training mode, where a batch changes what it answers: call net.observed.eval()")
+    images = net.normalised(photos)
     try:
         out = observed(images) if inner else run_for_attention(observed, images)
     except (RuntimeError, AssertionError) as error:
-        raise LookError(
-            f"the net cannot be shown {net.size} × {net.size} pixels: {str(error).splitlines()[0]}"
-        ) from error
+        raise LookError(f"the net cannot be shown {net.size} × {net.size} pixels: {_first_line(error)}") from error
     if out.maps[0 if inner else -1].shape[2:].numel() == 1:
         raise LookError(f"{net.size} pixels leave a map of 1 × 1: the net's stride needs larger pictures")
-    probabilities, numbers = out.logits.detach().softmax(1).topk(min(count, observed.num_classes))
+    probabilities, numbers = out.logits.detach().float().softmax(1).topk(min(count, observed.num_classes))
     how = class_map if kind == "cam" else _by_gradient(kind, 0 if inner else -1)
     maps = [how(out, one_hot(column, observed.num_classes)).detach() for column in numbers.T]
     return numbers, probabilities, torch.stack(maps, 1)
@@ -228,8 +242,20 @@ def _fetched(name: str, build: Callable[[], nn.Module]) -> nn.Module:
         return build()
     except (OSError, RuntimeError) as error:
         raise LookError(
-            f"the weights of {name} cannot be fetched ({str(error).splitlines()[0]}): pass --weights FILE"
+            f"the weights of {name} cannot be fetched ({_first_line(error)}): pass --weights FILE"
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def _classes_of(run: Run) -> tuple[str, ...]:
+    """The names of the classes of a run's data; none if they are not here, or the run is no longer known."""
+    try:
+        return load(run.experiment.data, "test", count=1).classes
+    except (DataError, UnknownName):
+        return ()
 
 
 def _classes(state: dict[str, Tensor]) -> int:

@@ -317,7 +317,7 @@ def seed_dots(values: pandas.DataFrame, value: str, arm: str, panel: str | None 
             axis.scatter(points, [row] * len(points), s=22, color=colours(arms)[row], alpha=0.8, zorder=2)
             if len(points):
                 axis.scatter([points.mean()], [row], marker="|", s=260, color="black", zorder=3)
-                texts.append(f"{heading} {name}: {points.mean():.1f} over {len(points)} seeds".strip())
+                texts.append(f"{heading} {name}: {points.mean():.3g} over {len(points)} seeds".strip())
         axis.set(xlabel=value, title=heading)
         axis.set_yticks(range(len(arms)), arms)
         axis.set_ylim(len(arms) - 0.5, -0.5)
@@ -661,7 +661,8 @@ def lines(x: Sequence[float], series: Mapping[str, Sequence[float]], *, xlabel: 
     figure, axis = pyplot.subplots(figsize=(4.6, 2.7))
     texts = []
     for colour, (name, values) in zip(colours(series), series.items(), strict=True):
-        axis.plot(x, torch.as_tensor(values), color=colour, linewidth=2, label=name)
+        curve = (torch.as_tensor(numbers, device="cpu") for numbers in (x, values))
+        axis.plot(*curve, color=colour, linewidth=2, label=name)
         texts.append(f"{name} goes from {float(values[0]):.3g} to {float(values[-1]):.3g}")
     axis.set(xlabel=xlabel, ylabel=ylabel)
     figure.tight_layout()
@@ -715,7 +716,7 @@ def scatter_classes(points: Mapping[str, Tensor], labels: Tensor, classes: Seque
     figure, axes = pyplot.subplots(1, len(points), figsize=(3.4 * len(points), 3.4), squeeze=False)
     for axis, (heading, plane) in zip(axes[0], points.items(), strict=True):
         for label, name in enumerate(classes):
-            x, y = plane[labels == label].unbind(1)
+            x, y = plane.cpu()[labels.cpu() == label].unbind(1)
             axis.scatter(
                 x,
                 y,

@@ -17,6 +17,7 @@ from pathlib import Path
 import matplotlib
 import nbformat
 import torch
+from IPython.display import display
 from torch.overrides import TorchFunctionMode
 from torch.utils._device import _device_constructors
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -141,21 +142,22 @@ def install():
     torch.Generator = Generator
     torch.cuda.is_available = lambda: True
     torch.cuda.get_device_name = lambda device=None: "a pretended GPU"
-    torch.cuda.synchronize = lambda device=None: None
+    torch.cuda.synchronize = torch.cuda.reset_peak_memory_stats = lambda device=None: None
+    torch.cuda.max_memory_allocated = lambda device=None: 0
     marks.__enter__()
     pretended.__enter__()
 
 
 def run(path):
     """Execute the code cells of a chapter; returns their errors, each as a text."""
-    names, errors = {"__name__": "__main__"}, []
+    names, errors = {"__name__": "__main__", "display": display}, []
     for cell in nbformat.read(path, 4).cells:
         if cell.cell_type == "code":
             source = re.sub(r"^( *)[%!].*$", r"\1pass", cell.source, flags=re.MULTILINE)
             try:
                 exec(compile(source, cell.id, "exec"), names)
             except Exception:
-                errors.append(f"\n{cell.id}: {traceback.format_exc(limit=-3)}")
+                errors.append(f"\n{cell.id}: {traceback.format_exc(limit=-12)}")
     return errors
 
 

@@ -18,6 +18,8 @@ def problems(tag):
         found.append(f"pyproject.toml has version {project}, the tag is {tag}")
     if citation != version:
         found.append(f"CITATION.cff has version {citation}, the tag is {tag}")
+    if f"@{tag}" not in (ROOT / "book/_tools/setup-cell.txt").read_text("utf8"):
+        found.append(f"chapters install camlib from another tag than {tag}: make version VERSION={version}")
     if not re.search(rf"^## {re.escape(version)}\b", (ROOT / "CHANGELOG.md").read_text("utf8"), re.MULTILINE):
         found.append(f"CHANGELOG.md has no section '## {version}'")
     return found

@@ -8,6 +8,9 @@ from torch import nn
 
 from camlib import look
 from camlib.__main__ import main
+from camlib.data import Scenes
+from camlib.lab import weights
+from camlib.lab.runs import Run
 from camlib.maps import cam, grad_cam
 from camlib.models import create
 from camlib.names import UnknownName
@@ -66,6 +69,44 @@ def test_photos_are_cut_to_their_middle(tmp_path):
     assert look.read([tmp_path / "middle.png"], net).min() == 255
 
 
+def test_a_kept_net_brings_its_normalisation_and_classes(photos):
+    run = Run("scenes/resnet8/ce")
+    net, kept = look.net("resnet8", weights.path_of(run)), weights.trained(run.name)
+    assert net.classes == Scenes("test", count=1).classes
+    numbers, probabilities, _ = look.maps_of_likeliest(net, look.read(photos, net), count=10)
+    out = kept.observed(kept.normalised(look.read(photos, net)))
+    torch.testing.assert_close(probabilities, out.logits.softmax(1).gather(1, numbers).detach())
+
+
+def test_a_photo_is_turned_as_the_camera_was(photos, file, tmp_path):
+    net = look.net("resnet8", file)
+    with Image.open(photos[0]) as photo:
+        exif = photo.getexif()
+        exif[0x0112] = 3  # upside down
+        photo.save(tmp_path / "turned.png", exif=exif)
+    upright, turned = look.read([photos[0], tmp_path / "turned.png"], net)
+    torch.testing.assert_close(turned, upright.flip(1, 2), atol=1, rtol=0)
+
+
+def test_half_precision_and_double(photos, file):
+    net = look.net("resnet8", file)
+    pixels = look.read(photos, net)
+    numbers, probabilities, _ = look.maps_of_likeliest(net, pixels)
+    for dtype, atol in ((torch.float64, 1e-4), (torch.bfloat16, 0.05)):
+        net.observed.to(dtype)
+        others = look.maps_of_likeliest(net, pixels)
+        torch.testing.assert_close(others[1].float(), probabilities, atol=atol, rtol=0)
+        assert torch.equal(others[0][:, 0], numbers[:, 0])
+        assert others[2].dtype in (torch.float32, torch.float64)
+
+
+def test_a_net_in_training_mode_is_refused(photos, file):
+    net = look.net("resnet8", file)
+    net.observed.train()
+    with pytest.raises(look.LookError, match=r"in training mode.*call net\.observed\.eval\(\)"):
+        look.maps_of_likeliest(net, look.read(photos, net))
+
+
 def test_the_command_writes_a_picture(photos, file, tmp_path, capsys):
     names = tmp_path / "names.txt"
     names.write_text("".join(f"kind {k}\n" for k in range(K)))
@@ -86,12 +127,16 @@ def test_what_does_not_fit_is_answered_in_one_line(photos, file, tmp_path, capsy
     (tmp_path / "names.txt").write_text("one\ntwo\n")
     code = tmp_path / "code.pt"
     torch.save(nn.Linear(2, 2), code)
+    half = tmp_path / "half.png"
+    half.write_bytes(photos[1].read_bytes()[:2000])
     alone = tmp_path / "alone.pt"
     torch.save({"bias": torch.zeros(3)}, alone)
     fits = ["--model", "resnet8", "--weights", str(file)]
     for arguments, says in (
         ([no_photo, *fits], f"{no_photo} is no picture that can be read"),
         ([nothing, *fits], f"{nothing} cannot be read"),
+        ([half, *fits], f"{half} cannot be read"),
+        ([tmp_path, *fits], f"{tmp_path} cannot be read"),
         ([photos[0], *fits, "--kind", "gradcam"], "gradcam"),
         ([photos[0], *fits, "--layer", "layer9"], "no stage 'layer9'"),
         ([photos[0], *fits, "--layer", "layer1"], "a CAM is made of the maps that are averaged, not of layer1"),

@@ -14,6 +14,8 @@ from matplotlib import pyplot
 import camlib.notebook
 from camlib.data import datasets
 from camlib.lab import claims, presets, verdict
+from camlib.lab.run import run
+from camlib.lab.runs import Run
 from camlib.lab.tables import TABLES
 
 matplotlib.use("agg")
@@ -234,6 +236,19 @@ def test_data_are_fetched_once_and_the_way_to_quick_is_said(shown, capsys, monke
     assert fetched == ["cifar10"]
     assert capsys.readouterr().out.count("run %env CAMLIB_PRESET=quick") == 1
     assert (book.preset, shown) == ("short", [])
+
+
+def test_a_training_that_was_cut_off_goes_on_from_its_checkpoint(capsys, monkeypatch, tmp_path):
+    """As on Colab, with CAMLIB_RUNS on a Drive."""
+    monkeypatch.setenv("CAMLIB_RUNS", str(tmp_path))
+    monkeypatch.setitem(presets.PRESETS, "short", samples.tiny)
+    whole = run(Run("scenes/resnet8/cam", "short"), out=tmp_path / "elsewhere", progress=False)
+    cut = run(Run("scenes/resnet8/cam", "short"), out=tmp_path / "short/runs", time_limit=0, progress=False)
+    assert not cut.finished
+    record = camlib.notebook.Book("short", torch.device("cpu"), 0).train("scenes/resnet8/cam")
+    assert record.finished
+    assert record.metrics == whole.metrics
+    assert record.history[: len(cut.history)] == cut.history
 
 
 def test_what_a_chapter_makes_is_on_the_device_that_is_printed(monkeypatch, capsys):

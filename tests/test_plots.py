@@ -93,7 +93,7 @@ def test_seed_dots_put_a_bar_at_each_mean():
     bars = [c.get_offsets()[0].tolist() for c in figure.axes[0].collections if len(c.get_offsets()) == 1]
     assert bars == [[4.0, 0.0], [2.25, 1.0]]
     assert figure.axes[0].get_xlabel() == "error"
-    assert "CAM: 2.2 over 2 seeds" in alt
+    assert "CAM: 2.25 over 2 seeds" in alt
 
 
 def test_paired_dots_keep_the_order_and_name_every_number():

@@ -78,6 +78,9 @@ class Trained(NamedTuple):
         return loader
 
 
+_KEPT = {"run", "net", "classes", "channels", "mean", "std", "commit", "state"}  # what `keep` writes
+
+
 class WeightsError(ValueError):
     """A file does not hold the weights that are asked for; the message says what it holds."""
 
@@ -149,8 +152,8 @@ def trained(
     path = path_of(run, folder)
     if not path.is_file():
         raise FileNotFoundError(f"no weights are kept of {run.path}: train them with '{run.command} --weights FOLDER'")
-    content = _read(path)
-    missing = {"run", "net", "classes", "channels", "mean", "std", "commit", "state"} - set(content)
+    content = unpacked(path)
+    missing = _KEPT - set(content)
     if missing or content["run"] != run.path:
         what = f"lacks {', '.join(sorted(missing))}" if missing else f"holds the net of {content['run']}"
         raise WeightsError(f"{path} {what}, expected that of {run.path}: make it again with '{run.command}'")
@@ -181,14 +184,36 @@ def read(path: Path) -> dict[str, Tensor]:
         FileNotFoundError: there is no such file.
         WeightsError: the file does not hold named tensors.
     """
-    content = _read(path)
+    return named_tensors(unpacked(path), path)
+
+
+def origin(content: Any) -> tuple[Run, Tensor, Tensor] | None:
+    """The run of a net that `keep` wrote, and mean and std of its images; None of any other content of a file."""
+    if not (isinstance(content, dict) and set(content) >= _KEPT):
+        return None
+    name, preset, seed = content["run"].rsplit("/", 2)
+    return Run(name, preset, int(seed.removeprefix("seed-"))), content["mean"], content["std"]
+
+
+def named_tensors(content: Any, path: Path) -> dict[str, Tensor]:
+    """The weights in what a file holds, in single precision.
+
+    Raises:
+        WeightsError: it does not hold named tensors.
+    """
     state = content.get("state", content) if isinstance(content, dict) else content
     if not (isinstance(state, dict) and state and all(isinstance(tensor, Tensor) for tensor in state.values())):
         raise WeightsError(f"{path} does not hold the named tensors that model.state_dict() gives")
     return _single(state)
 
 
-def _read(path: Path) -> Any:
+def unpacked(path: Path) -> Any:
+    """What a file holds, without executing any code in it.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        WeightsError: the file is damaged, or holds more than tensors and plain data.
+    """
     content = io.BytesIO(path.read_bytes())
     try:
         if not zipfile.is_zipfile(content):
