@@ -106,6 +106,14 @@ def test_ends_with_summary_and_references(chapter):
     assert names[-2:] == ["Summary", "References"]
 
 
+def test_what_was_found_comes_before_the_exercises_and_is_generated(chapter):
+    names = [text for level, text, _ in headings(chapter) if level == 2]
+    assert names[names.index("Exercises") - 1] == "What we found"
+    cells = iter(chapter.cells)
+    next(cell for cell in cells if cell.cell_type == "markdown" and "## What we found" in cell.source)
+    assert "book.found(" in next(cell for cell in cells if cell.cell_type == "code").source
+
+
 def test_exercises_have_a_collapsed_solution(chapter):
     names = [text for level, text, _ in headings(chapter) if level == 2]
     assert "Exercises" in names
