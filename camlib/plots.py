@@ -45,11 +45,12 @@ NOT_RUN = COLOURS[7]
 
 
 def method_colour(name: str) -> str | None:
-    """The colour of a method, by its arm ("icasc_late") or its heading ("ICASC, A_ch"); None of any other name.
+    """The colour of a method, by its arm ("icasc_late") or its heading ("baseline"); None of any other name.
 
     What a name begins with decides, up to a break between words; a gate without its loss is "gate".
     """
-    words = re.sub(r"[^a-z0-9]+", "_", re.sub(r"cross-entropy", "ce", name.lower())).replace("_loss", "").strip("_")
+    plain = re.sub("cross-entropy|^baseline$", "ce", name.lower())
+    words = re.sub(r"[^a-z0-9]+", "_", plain).replace("_loss", "").strip("_")
     words = re.sub("^ce_gate", "gate", words)
     known = [method for method in METHOD_COLOURS if f"{words}_".startswith(f"{method}_")]
     return METHOD_COLOURS[max(known, key=len)] if known else None

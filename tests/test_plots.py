@@ -245,6 +245,7 @@ def test_intervals_draw_the_papers_gain_ours_and_what_was_not_run():
         ("icasc_grad_cam", "icasc_grad_cam"),
         ("ICASC, A_ch", "icasc"),
         ("cross-entropy", "ce"),
+        ("baseline", "ce"),
         ("CE loss, gate", "gate"),
         ("CC-Loss, gate", "cc"),
         ("ccm_from_resnet20", "ccm"),

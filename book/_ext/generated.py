@@ -4,6 +4,7 @@ A page asks for it with a line `<!-- generated: NAME -->`, which is replaced bef
 """
 
 import ast
+import html
 import json
 import os
 import platform
@@ -238,7 +239,7 @@ def status(srcdir):
         },
     }
     lines = [
-        "| | |",
+        "| This copy | made with |",
         "|---|---|",
         *(f"| {name} | {value} |" for name, value in facts.items()),
         "",
@@ -381,56 +382,30 @@ NAMES = {
 
 # What a reader can choose from: the column of the table "compare", and what it asks of a net.
 METHODS = {
-    "cam": (
-        "[CAM-loss](2-cam-loss/10-cam-loss.ipynb)",
-        "global average pooling before a linear classifier; one label an image",
-    ),
-    "icasc": (
-        "[ICASC](3-icasc/11-attention-separation.ipynb)",
-        "gradients of the maps; one label or several",
-    ),
-    "cc": (
-        "[CC-Loss](4-cc-loss/11-cc-loss.ipynb)",
-        "a channel gate; batches with several images of a class",
-    ),
-    "cc_normalised": (
-        "[CC-Loss, normalised](4-cc-loss/11-cc-loss.ipynb)",
-        "the same; another reading of its formula",
-    ),
-    "gate": (
-        "[the gate alone](4-cc-loss/10-channel-attention.ipynb)",
-        "a channel gate, no loss",
-    ),
+    "cam": "[CAM-loss](2-cam-loss/10-cam-loss.ipynb)",
+    "icasc": "[ICASC](3-icasc/11-attention-separation.ipynb)",
+    "cc": "[CC-Loss](4-cc-loss/11-cc-loss.ipynb)",
+    "cc_normalised": "[CC-Loss, another reading of its formula](4-cc-loss/11-cc-loss.ipynb)",
+    "gate": "[CC-Loss's gate alone](4-cc-loss/10-channel-attention.ipynb)",
 }
 
 
 def glance(srcdir):
     """Each method against cross-entropy on one net and one protocol, for the landing page."""
     table = TABLES["compare"]
-    judged = verdict.by_protocol(table, methods=list(METHODS))
-    # A column for each row and protocol that has been run, images like the training images first.
-    judged = judged.assign(shifted=judged["row"].map(verdict.shifted))
-    ran = judged[judged["n"] > 0].sort_values("shifted", kind="stable")
-    columns = list(dict.fromkeys(zip(ran["row"], ran["preset"], strict=True)))
-    headings = [
-        table.rows[row] + (f", {preset} protocol" if preset == "short" else "")
-        for row, preset in columns
-    ]
+    judged = verdict.by_protocol(table, methods=list(METHODS), rows=AT_A_GLANCE)
+    ran = judged[(judged["n"] > 0) & (judged["preset"] == "paper")]
     lines = [
-        "| Method | It needs | "
-        + "".join(f"{heading} | " for heading in headings)
-        + "Time of a step |",
-        "|---|---|" + "---:|" * (len(columns) + 1),
+        "| Method | Images like the training images | Grounds set free | Time of a step |",
+        "|---|---:|---:|---:|",
     ]
-    for method, (link, needs) in METHODS.items():
-        mine = ran[ran["column"] == method].set_index(["row", "preset"])
+    for method, link in METHODS.items():
+        mine = ran[ran["column"] == method].set_index("row")
         gains = [
-            measured(mine.loc[column]) if column in mine.index else "not run"
-            for column in columns
+            measured(mine.loc[row]) if row in mine.index else "not run"
+            for row in ("scenes_resnet8", "scenes_resnet8_free_grounds")
         ]
-        lines.append(
-            f"| {link} | {needs} | {' | '.join([*gains, cost(method)])} |"
-        )
+        lines.append(f"| {link} | {' | '.join(gains)} | {cost(method)} |")
     against, costs = table.columns[table.baseline], step_costs()
     explained = (
         f"Gains in points of accuracy over {against}, mean ± half of the 95 % interval (pairs of seeds); "
@@ -446,45 +421,35 @@ def step_costs():
     return json.loads((ROOT / "data/step_costs.json").read_text("utf8"))
 
 
+# The two kinds of test of the one net on which every method was trained.
+AT_A_GLANCE = "^scenes_resnet8(_free_grounds)?$"
+
+
 def which(srcdir):
-    """What the table at a glance says of each method in words: gain, and cost of a step."""
+    """Which methods gain, lose, or are undecided on each kind of test."""
     table = TABLES["compare"]
-    judged = verdict.by_protocol(
-        table,
-        methods=list(METHODS),
-        rows="^scenes_resnet8(_free_grounds)?$",
-    )
-    judged = judged[(judged["preset"] == "paper") & (judged["n"] > 0)]
-    lines, better = [], []
-    for method, (link, _) in METHODS.items():
-        parts = []
-        for line in judged[judged["column"] == method].itertuples():
-            kind = (
-                "with the grounds set free"
-                if verdict.shifted(line.row)
-                else "on images like the training images"
-            )
-            decided = (
-                line.n >= verdict.ENOUGH_SEEDS
-                and abs(line.difference) > line.half_width
-            )
-            if decided and line.difference > 0:
-                better.append(f"{table.columns[method]} {kind}")
-            said = (
-                ("better" if line.difference > 0 else "worse")
-                if decided
-                else "undecided"
-            )
-            parts.append(f"{measured(line)} points {kind} ({said})")
-        if parts:
-            lines.append(
-                f"- {link}: {', '.join(parts)}; a training step takes {cost(method).removeprefix('× ')} times as long."
-            )
-    if better:
-        start = f"Better than cross-entropy beyond the noise of the seeds: {'; '.join(better)}."
-    else:
-        start = "On this net and these images no method is better than cross-entropy beyond the noise of the seeds."
-    return "\n".join([start, "", *lines])
+    judged = verdict.by_protocol(table, methods=list(METHODS), rows=AT_A_GLANCE)
+    judged = judged[(judged["n"] > 0) & (judged["preset"] == "paper")]
+    lines = []
+    for shifted, kind in (
+        (False, "On images like the training images"),
+        (True, "With the grounds set free"),
+    ):
+        groups = {"better": [], "worse": [], "undecided": []}
+        for line in judged[
+            judged["row"].map(verdict.shifted) == shifted
+        ].itertuples():
+            enough = line.n >= verdict.ENOUGH_SEEDS
+            decided = enough and abs(line.difference) > line.half_width
+            sign = "better" if line.difference > 0 else "worse"
+            named = f"{METHODS[line.column]} ({points(line.difference)} points)"
+            groups[sign if decided else "undecided"].append(named)
+        said = "; ".join(
+            f"**{group}** {', '.join(names) or 'none'}"
+            for group, names in groups.items()
+        )
+        lines += [f"- {kind}, against cross-entropy: {said}.", ""]
+    return "\n".join(lines)
 
 
 def cost(method):
@@ -556,11 +521,17 @@ def front():
 
 
 def image(srcdir, name, figure, alt, caption):
-    """Save a figure beside the pages, and return the lines that show it."""
-    path = srcdir / "_static" / f"{name}.png"
-    figure.savefig(path, dpi=130, facecolor="white", bbox_inches="tight")
+    """Save a figure beside the pages, and return the lines that show it; on a phone it scrolls in its own box."""
+    figure.savefig(
+        srcdir / "_static" / f"{name}.png", dpi=130, facecolor="white"
+    )
     pyplot.close(figure)
-    return f"```{{figure}} _static/{name}.png\n:alt: {alt}\n\n{caption}\n```"
+    return (
+        "```{raw} html\n"
+        '<figure tabindex="0" class="wide">'
+        f'<img src="_static/{name}.png" alt="{html.escape(alt)}">'
+        f"<figcaption>{html.escape(caption)}</figcaption></figure>\n```"
+    )
 
 
 # The words under which "What we found" tells of a claim, by what its comparisons say.

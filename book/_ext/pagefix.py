@@ -1,5 +1,6 @@
 """What the theme leaves to do on every page: scripts given twice, names and landmarks for screen readers."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -27,14 +28,17 @@ REPLACE = (
         'class="bd-sidebar-primary bd-sidebar',
         'role="complementary" aria-label="Book contents" class="bd-sidebar-primary bd-sidebar',
     ),
-    # pandas: a presentational attribute, and empty header cells.
+    # pandas: a presentational attribute.
     ('<table border="1" class="dataframe">', '<table class="dataframe">'),
-    ("<th></th>", "<td></td>"),
     # docutils: a list role without list items, and roles that are deprecated.
     ('<div role="list" class="citation-list">', '<div class="citation-list">'),
     (' role="doc-biblioentry"', ""),
     (' role="doc-backlink"', ""),
 )
+
+
+# A head that says nothing is a cell; pandas and docutils write some, with attributes or without.
+EMPTY_HEAD = re.compile(r"<th((?:\s[^>]*)?)>(?:\s|&nbsp;|<p>\s*</p>)*</th>")
 
 
 def drop_repeated_scripts(app, pagename, templatename, context, doctree):
@@ -84,6 +88,7 @@ def finish(app, exception):
             text = page.read_text("utf8")
             for old, new in REPLACE:
                 text = text.replace(old, new)
+            text = EMPTY_HEAD.sub(r"<td\1></td>", text)
             page.write_text(add_charts(text, len(parts) - 1, out), "utf8")
     # The download button gives the chapter as it is in the repository, not the executed copy.
     for executed in (out / "_sources").rglob("*.ipynb"):

@@ -64,7 +64,7 @@ def _together(run: Run, device: torch.device, count: int) -> float | None:
     context = get_context("spawn")
     barrier = context.Barrier(count)
     with ProcessPoolExecutor(count, mp_context=context, initializer=_meet, initargs=(barrier,)) as pool:
-        work = [pool.submit(_steps_a_second, run, str(device)) for _ in range(count)]
+        work = [pool.submit(_steps_a_second, run, str(device), STEPS, SECONDS) for _ in range(count)]
         try:
             return sum(part.result() for part in work)
         except (BrokenProcessPool, BrokenBarrierError):
@@ -83,16 +83,16 @@ def _meet(barrier) -> None:
     _barrier = barrier
 
 
-def _steps_a_second(run: Run, device: str) -> float:
+def _steps_a_second(run: Run, device: str, at_once: int, least: float) -> float:
     torch.set_num_threads(1)
     try:
         steps = stepper(run, device)
         steps(2)  # warms up
         _barrier.wait()  # all train at the same time, whoever was ready first
         count, seconds = 0, 0.0
-        while seconds < SECONDS:
-            seconds += STEPS * steps(STEPS)[0]
-            count += STEPS
+        while seconds < least:
+            seconds += at_once * steps(at_once)[0]
+            count += at_once
         return count / seconds
     except BaseException:
         _barrier.abort()  # or the others would wait for ever

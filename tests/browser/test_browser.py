@@ -156,3 +156,47 @@ def test_search_opens_from_the_keyboard(visit):
     assert "search.html?q=activation" in page.url
     assert page.locator("#search-results li a").first.inner_text().strip()
     assert not wrong
+
+
+def test_the_playground_follows_its_sliders_by_keyboard(visit):
+    """CAM-loss, Eq. 1: two channels with means 1.5 and 1."""
+    page, wrong = visit("1-foundations/10-class-activation-maps.html")
+    page.get_by_text("mean of the CAM 1.00").wait_for()
+    page.get_by_label("weight of channel 0").focus()
+    page.keyboard.press("ArrowRight")
+    page.get_by_text("mean of the CAM 1.15").wait_for()
+    page.get_by_text("= logit 1.65").wait_for()
+    assert not wrong
+
+
+def test_the_time_lapse_shows_the_epoch_chosen_by_keyboard(visit):
+    page, wrong = visit("2-cam-loss/10-cam-loss.html")
+    lapse = page.locator("figure:has(fieldset)")
+    pictures = lapse.locator("img")
+    shown = [number for number in range(pictures.count()) if pictures.nth(number).is_visible()]
+    assert shown == [pictures.count() - 1]
+    lapse.locator("input:checked").focus()
+    page.keyboard.press("ArrowLeft")
+    assert pictures.nth(shown[0] - 1).is_visible()
+    assert not pictures.nth(shown[0]).is_visible()
+    assert not wrong
+
+
+def test_every_run_can_be_searched(visit):
+    page, wrong = visit("records.html")
+    page.locator(".records").get_by_label("Search").fill("mnist cc")
+    page.wait_for_function(
+        """() => {
+          const rows = [...document.querySelectorAll('.records tbody tr')];
+          return rows.length && rows.every(row => /mnist.*cc/.test(row.innerText));
+        }"""
+    )
+    assert not wrong
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_weighs_at_most_3_mb(name):
+    """Without what all pages share; the charts' script is for a few of them alone."""
+    text = (HTML / name).read_text("utf8")
+    charts = (HTML / "_static/charts.js").stat().st_size if "_static/charts.js" in text else 0
+    assert len(text.encode()) + charts <= 3e6

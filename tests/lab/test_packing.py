@@ -56,14 +56,16 @@ def test_what_was_measured_is_remembered(machine, tmp_path):
 
 
 def test_two_real_processes_train_at_the_same_time(monkeypatch):
+    monkeypatch.setattr(packing, "STEPS", 2)
+    monkeypatch.setattr(packing, "SECONDS", 0.1)
     assert packing._together(RUN, CPU, 2) > 0
 
 
 def test_processes_that_run_out_of_memory_do_not_fit(monkeypatch):
     monkeypatch.setattr(packing, "_steps_a_second", _greedy)
-    assert packing._together(RUN, CPU, 2) is None
+    assert packing._together(RUN, CPU, 1) is None
 
 
-def _greedy(run, device):
+def _greedy(run, device, at_once, least):
     packing._barrier.abort()
     raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes")
