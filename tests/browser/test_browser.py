@@ -187,7 +187,7 @@ def test_every_run_can_be_searched(visit):
     page.locator(".records").get_by_label("Search").fill("mnist cc")
     page.wait_for_function(
         """() => {
-          const rows = [...document.querySelectorAll('.records tbody tr')];
+          const rows = [...document.querySelectorAll('.records tbody tr')].filter(row => row.offsetParent);
           return rows.length && rows.every(row => /mnist.*cc/.test(row.innerText));
         }"""
     )
