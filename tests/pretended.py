@@ -143,6 +143,7 @@ def install():
     torch.cuda.is_available = lambda: True
     torch.cuda.get_device_name = lambda device=None: "a pretended GPU"
     torch.cuda.synchronize = torch.cuda.reset_peak_memory_stats = lambda device=None: None
+    torch.optim.Optimizer._accelerator_graph_capture_health_check = lambda optimizer: None
     torch.cuda.max_memory_allocated = lambda device=None: 0
     marks.__enter__()
     pretended.__enter__()
