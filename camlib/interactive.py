@@ -142,6 +142,7 @@ def pictured_points(points: Tensor, images: Tensor, labels: Tensor, classes: Seq
     Returns:
         HTML.
     """
+    points, images, labels = points.cpu(), images.cpu(), labels.cpu()
     count, side = len(points), images.shape[-1]
     low, high = points.amin(0), points.amax(0)
     places = 3 + 94 * (points - low) / (high - low)

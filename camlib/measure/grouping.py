@@ -61,7 +61,7 @@ def tsne(features: Tensor, seed: int, perplexity: float = 30, progress: bool = F
         n_jobs=-1,
         verbose=2 if progress else 0,
     )
-    return torch.from_numpy(method.fit_transform(values))
+    return torch.as_tensor(method.fit_transform(values), device=features.device)
 
 
 def distance_ratio(features: Tensor, labels: Tensor) -> float:
