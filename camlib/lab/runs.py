@@ -192,7 +192,9 @@ def _animals_trap(net: str) -> Experiment:
 
 def _scenes_fair(net: str) -> Experiment:
     """Grounds that say nothing, and so few images that cross-entropy makes errors on images like them."""
-    return replace(_scenes(net, "scenes_free"), train_images=1000, tests=(*_CONFUSION, call(measure.Grouping)))
+    base = _scenes(net, "scenes_free")
+    schedule = replace(base.schedule, test_every=20)
+    return replace(base, train_images=250, schedule=schedule, tests=(*_CONFUSION, call(measure.Grouping)))
 
 
 def _scenes_multi(net: str) -> Experiment:
@@ -288,7 +290,7 @@ def _all() -> Iterable[tuple[str, Experiment]]:
     everything = (*FIVE, *_CONTROLS, *_ICASC[::2], *free, *_ABLATION)
     everything += (*weights, *_LOSSES, *_CC[2:], *more_cc)
     yield from _arms("scenes", _scenes("resnet8"), *everything, epochs=12)
-    yield from _arms("scenes_fair", _scenes_fair("resnet8"), *everything, epochs=120)
+    yield from _arms("scenes_fair", _scenes_fair("resnet8"), *everything, epochs=200)
     arms = (*FIVE, *_CONTROLS, "icasc_random_confuser", "cc_normalised")
     yield from _arms("animals_trap", _animals_trap("resnet8"), *arms, epochs=40)
     multi = ("ce", "icasc_grad_cam", "icasc", "icasc_late")

@@ -284,7 +284,7 @@ def scenes_rows(heading: str, setting: str = "scenes") -> tuple[dict[str, str], 
 
 def _scenes() -> Table:
     rows, runs = scenes_rows("Scenes")
-    fair, fair_runs = scenes_rows("Scenes, 1,000 images", "scenes_fair")
+    fair, fair_runs = scenes_rows("Scenes, 250 images", "scenes_fair")
     everything = runs | fair_runs
     entries = {
         (row, arm): Entry(f"{start}/{arm}", metric=metric)

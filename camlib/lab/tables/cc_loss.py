@@ -44,7 +44,7 @@ _OURS = {
     # CAM-loss' protocol, batch 128 included, so that losses of all papers can be compared on one net.
     "cifar100_resnet20": (f"ResNet-20, CIFAR-100 ({SMALL})", "cifar100/resnet20", "accuracy"),
 }
-for _setting, _heading in (("scenes_fair", "Scenes, 1,000 images"), ("scenes", "Scenes")):
+for _setting, _heading in (("scenes_fair", "Scenes, 250 images"), ("scenes", "Scenes")):
     _rows, _runs = scenes_rows(f"{_heading} ({SMALL})", _setting)
     _OURS |= {row: (heading, *_runs[row]) for row, heading in _rows.items()}
 

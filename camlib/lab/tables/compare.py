@@ -17,7 +17,7 @@ def tables() -> tuple[Table, ...]:
     """The table of the side-by-side chapter."""
     rows = {"cifar100_resnet20": "ResNet-20, CIFAR-100", "tenth": "ResNet-20, a tenth of CIFAR-100"}
     runs = {"cifar100_resnet20": ("cifar100/resnet20", "accuracy"), "tenth": ("cifar100_tenth/resnet20", "accuracy")}
-    settings = (("scenes_fair", "Scenes, 1,000 images"), ("scenes", "Scenes"), ("animals_trap", "photographed trap"))
+    settings = (("scenes_fair", "Scenes, 250 images"), ("scenes", "Scenes"), ("animals_trap", "photographed trap"))
     for setting, heading in settings:
         more, its_runs = scenes_rows(heading, setting)
         rows, runs = rows | more, runs | its_runs

@@ -68,7 +68,7 @@ def _table_3() -> Table:
         cited = "Sun et al. 2018" if arm == "ce" else None
         entries["resnet50", arm] = Entry(f"cub200_icasc/resnet50/{arm}", paper.get(arm), cited=cited)
         entries["resnet20", arm] = Entry(f"cifar100/resnet20/{arm}")
-    for setting, heading in (("scenes_fair", "Scenes, 1,000 images"), ("scenes", "Scenes")):
+    for setting, heading in (("scenes_fair", "Scenes, 250 images"), ("scenes", "Scenes")):
         more, runs = scenes_rows(f"{heading} ({SMALL})", setting)
         rows |= more
         for row, (start, metric) in runs.items():
@@ -301,7 +301,7 @@ def _why() -> Table:
 def _on_scenes(name: str, title: str, arms: tuple[str, ...]) -> Table:
     columns = _columns(*arms)
     rows, runs = scenes_rows("Scenes")
-    fair, fair_runs = scenes_rows("Scenes, 1,000 images", "scenes_fair")
+    fair, fair_runs = scenes_rows("Scenes, 250 images", "scenes_fair")
     entries = {
         (row, arm): Entry(f"{start}/{arm}", metric=metric)
         for row, (start, metric) in (runs | fair_runs).items()
