@@ -105,7 +105,8 @@ def is_there(name: str) -> bool:
     """
     entry = lookup(manifest(), name, "data set")
     files, parts = ([(data_root() / path).exists() for path in entry.get(kind, ())] for kind in ("files", "parts"))
-    return all(parts) and (not files or any(files)) and ("novel" not in entry or is_there(entry["novel"]))
+    others = [entry[kind] for kind in ("novel", "made_of") if kind in entry]
+    return all(parts) and (not files or any(files)) and all(map(is_there, others))
 
 
 def _records() -> list[Finding]:

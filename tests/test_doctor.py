@@ -90,3 +90,9 @@ def test_a_missing_book_builder_does_not_block(monkeypatch):
     (finding,) = found("book")
     assert finding.remedy.startswith("make setup")
     assert not finding.blocks
+
+
+@pytest.mark.parametrize("name", ["mini_to_cub", "animals_trap"])
+def test_a_set_made_of_another_that_is_not_there_is_not_there(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("CAMLIB_DATA", str(tmp_path))
+    assert not doctor.data_set(name).blocks
