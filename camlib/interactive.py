@@ -6,6 +6,7 @@ What they show is in the page itself. `camlib.notebook.Book` displays them.
 import base64
 import html
 import io
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -97,7 +98,7 @@ def time_lapse(frames: Mapping[str, tuple[Figure, str]], legend: str) -> str:
     Returns:
         HTML, at first with the last frame.
     """
-    name = f"lapse-{abs(hash(tuple(frames))) % 10**8}"
+    name = f"lapse-{zlib.crc32(legend.encode())}"
     buttons, pictures, rules = [], [], []
     for number, (label, (figure, alt)) in enumerate(frames.items(), 1):
         checked = " checked" if number == len(frames) else ""

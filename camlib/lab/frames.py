@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from camlib.data import Scenes
+from camlib.lab import presets
 from camlib.lab.run import images_of, loaders
 from camlib.lab.runs import Run
 from camlib.maps import caam, cam, minmax
@@ -104,7 +105,8 @@ def _watch(
         look(observed.to(device).eval()(images))
     handle = None
     watch()
-    fit(observed, experiment.objective(observed.head, None), pair, experiment.schedule, progress=False)
+    schedule = presets.on(torch.device(device), which.preset, experiment.schedule)
+    fit(observed, experiment.objective(observed.head, None), pair, schedule, progress=False)
     handle.remove()
     return maps, answers
 
