@@ -372,13 +372,12 @@ def intervals(table: Table, judged: pandas.DataFrame, baseline: str | None = Non
     judged = judged.assign(shifted=judged["row"].map(shifted)).sort_values("shifted", kind="stable")
     methods = list(dict.fromkeys(judged["column"]))
     several, others = len(methods) > 1, dict(zip(methods, colours(methods), strict=True))
-    names, lines, texts, rule = [], [], [], None  # a heading and what was not run have no line
+    drawn, texts, rule = [], [], None  # what stands beside the axis, its comparison if it has one, its weight
     for row, group in judged.groupby("row", sort=False):
-        if lines and shifted(row) and rule is None and not judged["shifted"].all():
-            rule = len(lines) - 0.5
+        if drawn and shifted(row) and rule is None and not judged["shifted"].all():
+            rule = len(drawn) - 0.5
         if several:
-            names.append(textwrap.fill(table.rows[row], 60))
-            lines.append(None)
+            drawn.append((table.rows[row], None, "bold"))
         silent = []
         for line in group.itertuples():
             name = table.columns[line.column] if several else table.rows[row]
@@ -387,15 +386,14 @@ def intervals(table: Table, judged: pandas.DataFrame, baseline: str | None = Non
             texts[-1] += _gains(line)
             if several and not line.n and math.isnan(line.claim):
                 silent.append(name)
-                continue
-            names.append(textwrap.fill(name, 60))
-            lines.append(line)
+            else:
+                drawn.append((name, line, "normal"))
         if silent:
-            names.append(textwrap.fill(f"not run: {', '.join(silent)}", 60))
-            lines.append(None)
+            drawn.append((f"not run: {', '.join(silent)}", None, "normal"))
+    names = [textwrap.fill(name, 60) for name, *_ in drawn]  # unwrapped, long names leave no room for the axes
     heights = [1 + 0.6 * name.count("\n") for name in names]
     figure, axis = pyplot.subplots(figsize=(7.2, 0.27 * sum(heights) + 1.0))
-    for y, line in enumerate(lines):
+    for y, (_, line, _) in enumerate(drawn):
         if line is None:
             continue
         if not math.isnan(line.claim):
@@ -413,9 +411,8 @@ def intervals(table: Table, judged: pandas.DataFrame, baseline: str | None = Non
         axis.axhline(rule, color="black", linewidth=0.8)
     axis.axvline(0, color="black", linewidth=0.8)
     axis.set_yticks(range(len(names)), names, fontsize=8)
-    for label, line, name in zip(axis.get_yticklabels(), lines, names, strict=True):
-        heading = line is None and not name.startswith("not run")
-        label.set(color="black" if heading or (line and line.n) else "0.4", weight="bold" if heading else "normal")
+    for label, (_, line, weight) in zip(axis.get_yticklabels(), drawn, strict=True):
+        label.set(color="black" if weight == "bold" or (line and line.n) else "0.4", weight=weight)
     axis.tick_params(axis="y", length=0)
     axis.set_ylim(len(names) - 0.5, -0.5)
     axis.grid(axis="x", alpha=0.3)

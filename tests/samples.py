@@ -5,6 +5,9 @@ As a script it is `python -m camlib` with a quick preset of a second, for tests 
 
 from dataclasses import replace
 
+import torch
+
+from camlib.data import Loader, load
 from camlib.lab import presets
 from camlib.lab import record as records
 from camlib.lab.experiment import Experiment
@@ -41,6 +44,15 @@ def record(accuracy=0.72, *, seed=0, best=0.99, preset="paper", run="cifar100/re
         "finished_at": "2025-01-01T00:00:00+00:00",
     }
     return Record(**(values | {"run": run, "preset": preset, "seed": seed} | fields))
+
+
+def loader_of(name, count=60, batch_size=25):
+    """Test images of an embedded set of ten classes, with the set that they are from."""
+    source = load(name, "test", count=count)
+    grey = {"mean": torch.full((3,), 0.5), "std": torch.full((3,), 0.25)}
+    loader = Loader(source.images, source.labels, 10, batch_size, **grey)
+    loader.source = source
+    return loader
 
 
 def append_some(folder, together, count):

@@ -4,14 +4,12 @@ from dataclasses import asdict
 
 import pytest
 import torch
-from torch import nn
 
 from camlib.data.stream import TRANSFORMS
-from camlib.lab import presets
+from camlib.lab import cost, presets
 from camlib.lab.experiment import call
 from camlib.lab.presets import PRESETS
 from camlib.lab.runs import RUNS, Run
-from camlib.models import create
 from camlib.objective import step_at
 from camlib.train import Schedule
 
@@ -44,32 +42,19 @@ def test_no_preset_trains_longer_or_on_more_images_than_the_runs_own_protocol(pr
             assert experiment.train_images <= paper.train_images, name
 
 
-def multiplications(net, size):
-    """Of one image's pass through the convolutions and the classifier."""
-    total = 0
-
-    def count(module, inputs, output):
-        nonlocal total
-        if isinstance(module, nn.Conv2d):
-            total += output.numel() * module.weight[0].numel()
-        elif isinstance(module, nn.Linear):
-            total += module.weight.numel()
-
-    model = create(net, 100).to("meta")
-    for module in model.modules():
-        module.register_forward_hook(count)
-    model.eval()(torch.empty(1, 3, *size, device="meta"))
-    return total
+def operations(net, size):
+    """Of one image's pass."""
+    return cost._in_net(net, "linear", False, None, 100, (3, *size))[0]
 
 
 def test_short_costs_at_most_resnet_20_at_32_pixels_or_resnet_18_at_112():
     seen = {(e.net, e.transform) for e in (Run(name, "short").experiment for name in RUNS)}
     for net, transform in seen:
         if transform is None:
-            assert multiplications(net, (32, 32)) <= multiplications("resnet20", (32, 32)), net
+            assert operations(net, (32, 32)) <= operations("resnet20", (32, 32)), net
         else:
             size = TRANSFORMS[transform][0](torch.zeros(3, 300, 200, dtype=torch.uint8)).shape[-2:]
-            assert multiplications(net, size) <= multiplications("resnet18", (112, 112)), (net, transform)
+            assert operations(net, size) <= operations("resnet18", (112, 112)), (net, transform)
     assert {Run(name, "short").experiment.schedule.epochs for name in RUNS} <= set(range(1, 121))
     real = [name for name in RUNS if not name.startswith("scenes")]
     assert max(Run(name, "short").experiment.schedule.epochs for name in real) == 12

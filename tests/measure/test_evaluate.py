@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from samples import loader_of
 from torch import nn
 
 from camlib import models, observe
@@ -32,14 +33,6 @@ from camlib.measure import (
     threshold_iou,
 )
 from camlib.target import one_hot
-
-
-def loader_of(name, count=60):
-    source = load(name, "test", count=count)
-    grey = {"mean": torch.full((3,), 0.5), "std": torch.full((3,), 0.25)}
-    loader = Loader(source.images, source.labels, 10, 25, **grey)
-    loader.source = source
-    return loader
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from samples import loader_of
 
 from camlib import models, observe
 from camlib.attention import KINDS, attention
@@ -116,11 +117,7 @@ def test_segments_come_at_the_size_of_the_images_and_void_where_there_are_none(t
 
 @pytest.fixture
 def loader():
-    source = load("scenes_multi", "test", count=12)
-    grey = {"mean": torch.full((3,), 0.5), "std": torch.full((3,), 0.25)}
-    loader = Loader(source.images, source.labels, 10, 5, **grey)
-    loader.source = source
-    return loader
+    return loader_of("scenes_multi", count=12, batch_size=5)
 
 
 @pytest.fixture
