@@ -158,11 +158,11 @@ def _plan(arguments: argparse.Namespace) -> int:
     jobs = plan.make(runs, arguments.out, (None, folder))
     if arguments.shard:
         jobs = plan.shard(jobs, *arguments.shard)
-    side_by_side = arguments.jobs or (cores if device.type == "cpu" else _packed(jobs, device, arguments.out))
-    threads = max(1, cores // side_by_side)
+    packed = _packed(jobs, device, arguments, cores)
+    threads = max(1, cores // packed.count)
     torch.set_num_threads(threads)
     if not arguments.train:
-        return _show_plan(jobs, device, side_by_side, arguments, (None, folder))
+        return _show_plan(jobs, device, packed, arguments, (None, folder))
     folders = {"out": arguments.out, "records": folder, "data": arguments.data, "weights": arguments.weights}
     options = ["--device", str(device)]
     for name, given in folders.items():  # absolute: a cluster's node has another working folder
@@ -175,7 +175,7 @@ def _plan(arguments: argparse.Namespace) -> int:
                 jobs, options, arguments.out.absolute(), threads, int(device.type == "cuda"), limit
             )
         else:
-            outcome = workers.train(jobs, options, arguments.out, side_by_side, threads, limit)
+            outcome = workers.train(jobs, options, arguments.out, packed.count, threads, limit)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoints", file=sys.stderr)
         return 130
@@ -188,13 +188,16 @@ def _plan(arguments: argparse.Namespace) -> int:
     return 1 if outcome.failed else 0
 
 
-def _packed(jobs: list[plan.Job], device: torch.device, out: Path) -> int:
-    """How many runs of a plan to train side by side on an accelerator: what suits the first that is left."""
-    first = next((job.run for job in jobs if job.state != "done"), None)
-    if first is None:
-        return 1
-    print(f"measuring how many runs like {first.name} train best side by side; --jobs N chooses it", file=sys.stderr)
-    return packing.best(first, device, out)
+def _packed(jobs: list[plan.Job], device: torch.device, arguments: argparse.Namespace, cores: int) -> packing.Packing:
+    """How the runs of a plan are trained side by side: as asked, one a core, or as suits an accelerator best."""
+    left = [job.run for job in jobs if job.state != "done"]
+    count = arguments.jobs or (cores if device.type == "cpu" else 1)
+    # A cluster places runs itself, and of one alone there is nothing to choose.
+    if arguments.jobs or device.type == "cpu" or arguments.on or len(left) < 2:
+        return packing.Packing(count, count)
+    name = left[0].name
+    print(f"measuring how many runs like {name} train best side by side; --jobs N chooses it", file=sys.stderr)
+    return packing.best(left[0], device, arguments.out, len(left))
 
 
 def _on_ray() -> ModuleType:
@@ -209,7 +212,7 @@ def _on_ray() -> ModuleType:
 def _show_plan(
     jobs: list[plan.Job],
     device: torch.device,
-    side_by_side: int,
+    packed: packing.Packing,
     arguments: argparse.Namespace,
     folders: tuple[Path | None, ...],
 ) -> int:
@@ -232,7 +235,7 @@ def _show_plan(
     left = sum(job.state != "done" for job in jobs)
     print(
         f"\n{len(jobs)} runs, {len(jobs) - left} done, {left} left: {cost.duration(total)} of work on "
-        f"{device_name(device)}, {cost.duration(total / side_by_side)} with {side_by_side} side by side; "
+        f"{device_name(device)}, {cost.duration(total / packed.gain)} with {packed.count} side by side; "
         f"{disk / 2**30:.1f} GiB of checkpoints{f'; {unknown} do not fit' if unknown else ''}"
     )
     print("Time is that of records made on such a device, or of timed steps without tests. To train: add --run")
@@ -362,7 +365,8 @@ def _parser() -> argparse.ArgumentParser:
     plan_.add_argument("--seeds", type=_seeds, default=[0], help="as 0-4 or 0,2,5 (default: 0)")
     plan_.add_argument("--preset", default="paper", help=f"one of {presets} (default: paper)")
     plan_.add_argument("--run", dest="train", action="store_true", help="train what is left")
-    plan_.add_argument("--jobs", type=_number_from_0(int), metavar="N", help="runs side by side (default: one a core)")
+    jobs_ = "runs side by side (default: one a core; on an accelerator as many as get most done together)"
+    plan_.add_argument("--jobs", type=_number_from_0(int), metavar="N", help=jobs_)
     plan_.add_argument("--on", choices=["ray"], help="train on a Ray cluster, that of RAY_ADDRESS or a local one")
     plan_.add_argument("--shard", type=_shard, metavar="I/N", help="part I of N, for a scheduler's job array")
 

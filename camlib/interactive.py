@@ -98,15 +98,16 @@ def time_lapse(frames: Mapping[str, tuple[Figure, str]], legend: str) -> str:
     Returns:
         HTML, at first with the last frame.
     """
-    name = f"lapse-{zlib.crc32(legend.encode())}"
+    shown = [(label, _png(figure), alt) for label, (figure, alt) in frames.items()]
+    name = _name("lapse", repr((legend, shown)))
     buttons, pictures, rules = [], [], []
-    for number, (label, (figure, alt)) in enumerate(frames.items(), 1):
+    for number, (label, png, alt) in enumerate(shown, 1):
         checked = " checked" if number == len(frames) else ""
         buttons.append(
             f'<label style="margin-right: 0.8em; white-space: nowrap">'
             f'<input type="radio" name="{name}" value="{number}"{checked}> {html.escape(label)}</label>'
         )
-        pictures.append(f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{_png(figure)}">')
+        pictures.append(f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{png}">')
         rules.append(f'.{name}:has(input[value="{number}"]:checked) img:nth-of-type({number})')
     style = (
         f"@supports selector(:has(*)) {{ .{name} img {{ display: none }} {', '.join(rules)} {{ display: block }} }} "
@@ -119,6 +120,11 @@ def time_lapse(frames: Mapping[str, tuple[Figure, str]], legend: str) -> str:
         f'<div tabindex="0" role="group" aria-label="{html.escape(legend)}: the picture chosen">'
         f"{''.join(pictures)}</div></div>"
     )
+
+
+def _name(kind: str, content: str) -> str:
+    """Of a part of a page, the same whenever the page is made, and another's for other content."""
+    return f"{kind}-{zlib.crc32(content.encode())}"
 
 
 def _png(figure: Figure) -> str:
@@ -146,12 +152,12 @@ def pictured_points(points: Tensor, images: Tensor, labels: Tensor, classes: Seq
     points, images, labels = points.cpu(), images.cpu(), labels.cpu()
     count, side = len(points), images.shape[-1]
     low, high = points.amin(0), points.amax(0)
-    places = 3 + 94 * (points - low) / (high - low)
+    places = 3 + 94 * (points - low) / (high - low).clamp_min(torch.finfo(points.dtype).tiny)
     strip = Image.fromarray(images.permute(2, 0, 3, 1).reshape(side, count * side, 3).numpy())
     stream = io.BytesIO()
     strip.save(stream, "WEBP", quality=80)
     sprite = base64.b64encode(stream.getvalue()).decode()
-    name = f"points-{abs(hash(tuple(points.flatten().tolist()))) % 10**8}"
+    name = _name("points", repr((points.tolist(), sprite)))
     dots = "".join(
         f'<i style="--x:{x:.1f};--y:{100 - y:.1f};--n:{n};--c:{COLOURS[label % len(COLOURS)]}" '
         f'data-name="{html.escape(classes[label])}"></i>'

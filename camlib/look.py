@@ -14,7 +14,7 @@ from torchvision.transforms.v2 import functional as transform
 
 from camlib import models, plots
 from camlib.attention import KINDS, attention, class_map, run_for_attention
-from camlib.data import load
+from camlib.data import load, normalised
 from camlib.data.datasets import DataError
 from camlib.lab import weights
 from camlib.lab.runs import Run
@@ -55,8 +55,7 @@ class Net:
     def normalised(self, photos: Tensor) -> Tensor:
         """Photos as the net is fed: uint8 (N, 3, H, W) -> the same normalised, on its device and in its precision."""
         one = next(self.observed.parameters())
-        mean, std = (torch.tensor(values, device=one.device)[:, None, None] for values in (self.mean, self.std))
-        return ((photos.to(one.device).float() / 255 - mean) / std).to(one.dtype)
+        return normalised(photos.to(one.device), *map(torch.tensor, (self.mean, self.std))).to(one.dtype)
 
 
 def net(

@@ -98,12 +98,12 @@ class Observed(nn.Module):
             NotObservable: the cells do not lie on a square grid, as where tokens see the whole picture or only part of
                 the pools can be read.
         """
-        graph, device = _with_central_taps(self.graph), next(self.parameters()).device
+        graph = _with_central_taps(self.graph)  # and all on the processor, whichever device is torch's default
         # Small is fast, but cells at the edge see pools cut off; some nets take one size only.
         for size in (48, 160, *SIZES):
             noise = torch.Generator().manual_seed(0)
             images = 0.5 + torch.rand(1, self.in_channels, size, size, generator=noise, device="cpu")
-            images = images.to(device).requires_grad_()
+            images.requires_grad_()
             try:
                 maps = graph(images)[1][layer]
             except (RuntimeError, ValueError, AssertionError):
@@ -115,8 +115,8 @@ class Observed(nn.Module):
         middle = [side // 2 for side in maps.shape[2:]]
         centres = torch.stack([_seen(images, maps, y, y) for y in range(middle[0] - 1, middle[0] + 2)])
         step = ((centres[2] - centres[0]) / 2).mean().item()
-        first = (centres[1] - step * torch.tensor(middle, device=device)).mean().item()
-        places = torch.arange(middle[0] - 1, middle[0] + 2, device=device)[:, None]
+        first = (centres[1] - step * torch.tensor(middle, device="cpu")).mean().item()
+        places = torch.arange(middle[0] - 1, middle[0] + 2, device="cpu")[:, None]
         if not (centres - (first + step * places)).abs().max() < 0.05 * step:
             raise NotObservable(
                 f"where the cells of maps[{layer}] look cannot be told from strides and paddings: "
@@ -201,7 +201,7 @@ def _seen(images: Tensor, maps: Tensor, y: int, x: int) -> Tensor:
     (gradient,) = torch.autograd.grad(maps[0, :, y, x].sum(), images, retain_graph=True)
     share = gradient.square().sum((0, 1))
     share = share / share.sum()
-    pixels = torch.arange(len(share)).float()
+    pixels = torch.arange(len(share), dtype=share.dtype, device=share.device)
     return torch.stack([share.sum(1) @ pixels, share.sum(0) @ pixels])
 
 

@@ -19,7 +19,7 @@ import torch
 import camlib.__main__
 from camlib import data
 from camlib.__main__ import main
-from camlib.lab import cost, presets, runs, workers
+from camlib.lab import cost, packing, presets, runs, workers
 from camlib.lab import record as records
 from camlib.lab.experiment import call as call_
 from camlib.lab.run import run
@@ -256,6 +256,28 @@ def test_a_plan_shows_each_training_once_with_its_cost_and_the_sum(call, monkeyp
     assert len(set(names)) == len(names) == 2 * 5
     assert "10 runs, 0 done, 10 left: 20 min of work on" in printed
     assert "10 min with 2 side by side" in printed
+
+
+def test_on_an_accelerator_a_plan_measures_how_many_runs_get_most_done_together(call, monkeypatch):
+    """Four side by side, of which no more than are left, and not four times as fast; unless --jobs says how many."""
+    asked = []
+
+    def best(run, device, out, most):
+        asked.append((device.type, most))
+        return packing.Packing(4, 2.5)
+
+    monkeypatch.setattr("camlib.__main__.packing.best", best)
+    monkeypatch.setattr("camlib.__main__._device", torch.device)
+    monkeypatch.setattr("camlib.__main__.torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("camlib.__main__.cost.of_run", lambda *_: cost.Cost(600.0, 2**30, 2**20, "records"))
+    monkeypatch.setattr("camlib.__main__.device_name", str)
+    _, printed, _ = call(f"plan {RUN} --preset quick --seeds 0-4")
+    assert "50 min of work on cuda, 20 min with 4 side by side" in printed
+    _, printed, _ = call(f"plan {RUN} --preset quick --seeds 0-4 --jobs 2")
+    assert "25 min with 2 side by side" in printed
+    _, printed, _ = call(f"plan {RUN} --preset quick")
+    assert "10 min with 1 side by side" in printed
+    assert asked == [("cuda", 5)]
 
 
 def test_a_plan_shows_what_a_run_needs_before_it(call, monkeypatch):

@@ -682,3 +682,10 @@ def test_where_cells_look_does_not_depend_on_weights_and_changes_none():
     observed = observe(model)
     assert [observed.cells(layer) for layer in range(3)] == [(0, 1), (0, 2), (0, 4)]
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_where_cells_look_is_found_whichever_device_is_the_default():
+    """A chapter's set-up makes the accelerator torch's default; "meta" stands for it and would refuse every value."""
+    observed = observe(create("resnet8", num_classes=K))
+    with torch.device("meta"):
+        assert observed.cells() == (0, 4)

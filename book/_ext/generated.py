@@ -27,7 +27,7 @@ from matplotlib import pyplot
 from camlib import one_hot, plots
 from camlib.attention import attention
 from camlib.data import Scenes
-from camlib.lab import record, verdict, weights
+from camlib.lab import plan, record, verdict, weights
 from camlib.lab.claims import (
     CLAIMS,
     counted_once,
@@ -392,9 +392,7 @@ METHODS = {
 
 def glance(srcdir):
     """Each method against cross-entropy on one net and one protocol, for the landing page."""
-    table = TABLES["compare"]
-    judged = verdict.by_protocol(table, methods=list(METHODS), rows=AT_A_GLANCE)
-    ran = judged[(judged["n"] > 0) & (judged["preset"] == "paper")]
+    table, ran = TABLES["compare"], at_a_glance()
     lines = [
         "| Method | Images like the training images | Grounds set free | Time of a step |",
         "|---|---:|---:|---:|",
@@ -421,15 +419,18 @@ def step_costs():
     return json.loads((ROOT / "data/step_costs.json").read_text("utf8"))
 
 
-# The two kinds of test of the one net on which every method was trained.
-AT_A_GLANCE = "^scenes_resnet8(_free_grounds)?$"
+def at_a_glance():
+    """Every method against cross-entropy on the one net on which all were trained, on both kinds of test."""
+    rows = "^scenes_resnet8(_free_grounds)?$"
+    judged = verdict.by_protocol(
+        TABLES["compare"], methods=list(METHODS), rows=rows
+    )
+    return judged[(judged["n"] > 0) & (judged["preset"] == "paper")]
 
 
 def which(srcdir):
     """Which methods gain, lose, or are undecided on each kind of test."""
-    table = TABLES["compare"]
-    judged = verdict.by_protocol(table, methods=list(METHODS), rows=AT_A_GLANCE)
-    judged = judged[(judged["n"] > 0) & (judged["preset"] == "paper")]
+    judged = at_a_glance()
     lines = []
     for shifted, kind in (
         (False, "On images like the training images"),
@@ -439,11 +440,9 @@ def which(srcdir):
         for line in judged[
             judged["row"].map(verdict.shifted) == shifted
         ].itertuples():
-            enough = line.n >= verdict.ENOUGH_SEEDS
-            decided = enough and abs(line.difference) > line.half_width
             sign = "better" if line.difference > 0 else "worse"
             named = f"{METHODS[line.column]} ({points(line.difference)} points)"
-            groups[sign if decided else "undecided"].append(named)
+            groups[sign if verdict.decided(line) else "undecided"].append(named)
         said = "; ".join(
             f"**{group}** {', '.join(names) or 'none'}"
             for group, names in groups.items()
@@ -658,11 +657,11 @@ def backbones(srcdir):
 
 def programme(srcdir):
     """Every training of the tables: how many there are of each net, and what it costs, counted in the net."""
-    behind = {name for table in TABLES.values() for name in table.runs}
     groups = {}
-    for name in RUNS:
-        if name in behind:
-            groups.setdefault(name.rpartition("/")[0], []).append(Run(name))
+    for run in plan.behind(
+        Run(name) for table in TABLES.values() for name in table.runs
+    ):
+        groups.setdefault(run.name.rpartition("/")[0], []).append(run)
     counted = {
         name: [operations(run) for run in runs] for name, runs in groups.items()
     }
@@ -682,9 +681,9 @@ def programme(srcdir):
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for name in sorted(groups, key=lambda name: -max(counted[name])):
-        run = groups[name][0]
-        experiment = run.experiment
         one = max(counted[name])
+        run = groups[name][counted[name].index(one)]
+        experiment = run.experiment
         lines.append(
             f"| {name} | {len(groups[name])} | {experiment.schedule.epochs} | {experiment.batch_size} | {one:.1e} | "
             f"{duration(one / speed)} | {activations(run) / 2**30:.2f} GiB |"

@@ -13,6 +13,20 @@ from camlib.names import lookup
 from camlib.target import check_target, one_hot
 
 
+def normalised(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """(images / 255 − mean) / std, as nets are fed.
+
+    Args:
+        images: uint8 (N, C, H, W).
+        mean, std: of each channel, in 0 … 1, as `camlib.data.statistics` gives them: (C,).
+
+    Returns:
+        float32 (N, C, H, W), on the images' device.
+    """
+    mean, std = (values.to(images.device).view(-1, 1, 1) for values in (mean, std))
+    return (images.float() / 255 - mean) / std
+
+
 class Batches:
     """What loaders have in common, wherever their images are: order, augmentation of batches, normalisation.
 
@@ -79,9 +93,6 @@ class Batches:
             images, target = operation(images, target, generator)
         return images, target
 
-    def _normalised(self, images: Tensor) -> Tensor:
-        return (images.float() / 255 - self.mean) / self.std
-
 
 class Loader(Batches):
     """Yields (images, target) batches: float32 (n, C, H, W), normalised, and rows (n, K).
@@ -146,7 +157,7 @@ class Loader(Batches):
         for step, index in enumerate(self.indices(epoch)[first_step:], first_step):
             index = index.to(self.device)
             images, target = self._augmented(self.images[index], self.target[index], epoch, step)
-            yield self._normalised(images[rank::world]), target[rank::world]
+            yield normalised(images[rank::world], self.mean, self.std), target[rank::world]
 
     def _checksum(self) -> str:
         checksum = 0

@@ -12,7 +12,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from camlib.data.datasets import DataError, FileSet
-from camlib.data.loader import Batches, derived_seed
+from camlib.data.loader import Batches, derived_seed, normalised
 from camlib.names import lookup
 from camlib.target import check_target, one_hot
 
@@ -159,7 +159,7 @@ class StreamLoader(Batches):
             target = one_hot(labels, self.num_classes) if labels.ndim == 1 else labels
             images, target = (part.to(self.device, non_blocking=True) for part in (images, target))
             images, target = self._augmented(images, target, epoch, step, rank)
-            yield self._normalised(images), target
+            yield normalised(images, self.mean, self.std), target
 
     def describe(self) -> dict[str, object]:
         """As `Loader.describe`."""

@@ -517,7 +517,7 @@ def shifts(folder: Path | None = None) -> pd.DataFrame:
 def _finding(line, falls: bool) -> str:
     if line.label != "no claim":
         return line.label
-    if abs(line.difference) <= line.half_width:
+    if not verdict.decided(line):
         return "undecided"
     return "contradicts" if (line.difference < 0) != falls else "supports"
 
@@ -537,7 +537,7 @@ def to_say_more(line) -> str:
         preset = "" if line.preset == "paper" else f" --preset {line.preset}"
         return f"More seeds: python -m camlib plan {line.table}/{line.row} --seeds 0-4{preset}"
     gain = abs(line.difference if math.isnan(line.claimed) else line.claimed)
-    if abs(line.difference) > line.half_width or not gain:
+    if verdict.decided(line) or not gain:
         return ""
     spread = verdict.spread_of(line.n, line.half_width)
     pairs = next((n for n in range(line.n, 1000) if verdict.half_width(n, spread) < gain), None)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -10,7 +11,7 @@ from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -64,18 +65,32 @@ def of_run(run: Run, device: torch.device, out: Path, folders: tuple[Path | None
     if made:
         memory = median(r.peak_memory_bytes for r in made)
         return Cost(median(r.wall_seconds for r in made), memory, _disk(experiment), "records")
-    file = out / "costs.json"
-    known = json.loads(file.read_text()) if file.exists() else {}
-    key = f"{device_name(device)}: {run.name} {run.preset}"
-    if key not in known:
-        known[key] = _timed(run, device)
-        out.mkdir(parents=True, exist_ok=True)
-        part = file.with_suffix(".part")
-        part.write_text(json.dumps(known, indent=1))
-        part.replace(file)
-    per_step, memory = known[key] or (math.nan, math.nan)
+    timed = remembered(out / "costs.json", run, device, lambda: _timed(run, device))
+    per_step, memory = timed or (math.nan, math.nan)
     steps = math.ceil(_shape(experiment)["images"] / experiment.batch_size)
     return Cost(per_step * steps * experiment.schedule.epochs, memory, _disk(experiment), "timed steps")
+
+
+def remembered(file: Path, run: Run, device: torch.device, measure: Callable[[], Any]) -> Any:
+    """What was measured for a run on a device of this name, as JSON gives it back; measured if it never was.
+
+    Args:
+        file: of everything remembered; made with its folder where there is none.
+        run, device: what was measured.
+        measure: returns plain data.
+    """
+    key = f"{device_name(device)}: {run.name} {run.preset}"
+    known = json.loads(file.read_text()) if file.exists() else {}
+    if key not in known:
+        found = measure()
+        if file.exists():  # another process may have written what it measured in the meantime
+            known = json.loads(file.read_text())
+        known[key] = found
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part = file.with_suffix(f".{os.getpid()}.part")
+        part.write_text(json.dumps(known, indent=1))
+        part.replace(file)
+    return json.loads(file.read_text())[key]
 
 
 def operations(run: Run) -> int:
@@ -104,19 +119,17 @@ def activations(run: Run) -> int:
 def _counted(experiment: Experiment) -> tuple[int, int]:
     """Of one image: the operations of its pass through the net, and the bytes kept of it for the backward pass."""
     shape = _shape(experiment)
-    image = shape["channels"], *shape["size"]
-    parts = experiment.net, experiment.head, experiment.gate, experiment.channels_per_class
-    return _in_net(*parts, shape["classes"], image)
+    net = experiment.net, shape["classes"], shape["channels"]
+    parts = experiment.head, experiment.gate, experiment.channels_per_class, experiment.gate_units
+    return _in_net((*net, *parts), shape["size"])
 
 
 @cache
-def _in_net(
-    net: str, head: str, gate: bool, channels_per_class: int | None, classes: int, image: tuple[int, int, int]
-) -> tuple[int, int]:
-    """As `_counted`; the arms of a net share it."""
+def _in_net(created: tuple, size: tuple[int, int]) -> tuple[int, int]:
+    """As `_counted`, of what `create` makes of these arguments; the arms of a net share it."""
     with torch.device("meta"):
-        model = create(net, classes, image[0], head, gate, channels_per_class)
-        images = torch.empty(2, *image)  # batch normalisation asks for two
+        model = create(*created)
+        images = torch.empty(2, created[2], *size)  # batch normalisation asks for two
     weights = {tensor.untyped_storage()._cdata for tensor in model.state_dict().values()}
     kept: dict[int, torch.UntypedStorage] = {}
 
@@ -180,15 +193,15 @@ def out_of_memory(error: RuntimeError) -> bool:
 
 def _measure(run: Run, device: str, threads: int) -> tuple[float, float]:
     torch.set_num_threads(threads)
-    steps = stepper(run, device)
+    steps = stepper(run, device, STEPS)
     per_step, memory = steps(2)  # warms up
     if STEPS * per_step <= PATIENCE:
         per_step, memory = steps(STEPS)
     return per_step, memory
 
 
-def stepper(run: Run, device: str) -> Callable[[int], tuple[float, float]]:
-    """What times so many steps of a run on made-up images, every term with it: seconds a step, and peak bytes."""
+def stepper(run: Run, device: str, most: int) -> Callable[[int], tuple[float, float]]:
+    """What times up to `most` steps of a run on made-up images, every term with it: seconds a step, and peak bytes."""
     experiment = run.experiment.lasting(1)  # so that every term takes part
     shape = _shape(experiment)
     observed = observe(experiment.model(shape["classes"], shape["channels"]))
@@ -200,13 +213,14 @@ def stepper(run: Run, device: str) -> Callable[[int], tuple[float, float]]:
     schedule = presets.on(torch.device(device), run.preset, experiment.schedule)
     half = torch.full((shape["channels"],), 0.5)
     parts = {"mean": half, "std": half, "device": device}
+    size = most * experiment.batch_size, shape["channels"], *shape["size"]
+    images = torch.randint(0, 256, size, dtype=torch.uint8)
+    labels = torch.randint(0, shape["classes"], size[:1])
 
     def steps(count: int) -> tuple[float, float]:
-        images = torch.randint(
-            0, 256, (count * experiment.batch_size, shape["channels"], *shape["size"]), dtype=torch.uint8
-        )
-        labels = torch.randint(0, shape["classes"], (len(images),))
-        train = Loader(images, labels, shape["classes"], experiment.batch_size, augment=experiment.augment, **parts)
+        first = slice(count * experiment.batch_size)
+        trained_on = images[first], labels[first], shape["classes"], experiment.batch_size
+        train = Loader(*trained_on, augment=experiment.augment, **parts)
         test = Loader(images[:2], labels[:2], shape["classes"], 2, **parts)
         result = fit(observed, objective, (train, test), schedule, test=evaluate, progress=False)
         return result.wall_seconds / count, result.peak_memory_bytes

@@ -40,6 +40,12 @@ class Call:
         arguments = {name: sizes.get(v, v) if isinstance(v, str) else v for name, v in self.arguments.items()}
         return self.function(*first, **copy.deepcopy(arguments))
 
+    def __str__(self) -> str:
+        arguments = (
+            f"{name}={value if value in (CLASSES, FEATURES) else repr(value)}" for name, value in self.arguments.items()
+        )
+        return f"{self.function.__name__}({', '.join(arguments)})"
+
     def at_quick(self, **arguments) -> "Call":
         """The same call, with other arguments at the preset `quick`."""
         return replace(self, quick=arguments)
@@ -135,19 +141,23 @@ class Experiment:
     def protocol(self) -> str:
         """Everything but the objective, in one line: net, data, length, optimiser, what is done to images and net."""
         s = self.schedule
-        annealed = "cosine" if s.annealing == "cosine" else "constant"
+        annealed = " by cosine" if s.annealing == "cosine" else " throughout"
         if s.annealing == "steps" and s.milestones:
-            annealed = f"times {s.decay:g} at {', '.join(map(str, s.milestones))}"
+            annealed = f", times {s.decay:g} at epochs {', '.join(map(str, s.milestones))}"
         momentum = f"SGD, {'Nesterov ' * s.nesterov}momentum {s.momentum:g}" if s.optimizer == "sgd" else "Adam"
         said = [
-            f"{self.net} on {self.data}" + (f", first {self.train_images:,} images" if self.train_images else ""),
+            f"{self.net} on {self.data}"
+            + (f", first {self.train_images:,} images" if self.train_images else "")
+            + (f", tested on the first {self.test_images:,}" if self.test_images else ""),
             f"{s.epochs} epochs, batch {self.batch_size}",
-            f"{momentum}, rate {s.learning_rate:g} {annealed}, weight decay {s.weight_decay:g}",
+            f"{momentum}, rate {s.learning_rate:g}{annealed}, weight decay {s.weight_decay:g}",
             ", ".join([*([self.transform] if self.transform else []), *self.augment]) or "images as they are",
         ]
-        changes = [part.function.__name__ for part in (*self.regularize, *([self.mix] if self.mix else []))]
+        changes = list(map(str, self.regularize)) + ([str(self.mix)] if self.mix else [])
         changes += [f"{self.head} classifier"] if self.head != "linear" else []
-        changes += [f"teacher {self.teacher}"] if self.teacher else []
+        changes += ["channel gate" + (f" of {self.gate_units} units" if self.gate_units else "")] if self.gate else []
+        changes += [f"{self.channels_per_class} channels for each class"] if self.channels_per_class else []
+        changes += [f"teacher {self.teacher}, seed {self.teacher_seed}"] if self.teacher else []
         changes += [f"starts from {self.start}"] if self.start else []
         return "; ".join(said + changes)
 
@@ -155,13 +165,8 @@ class Experiment:
     def terms_text(self) -> str:
         """The objective in one line: "1 CrossEntropy() + step_at(start=20, value=3.0) CAMLoss()"."""
 
-        def text(part: Weight) -> str:
-            if not isinstance(part, Call):
-                return f"{part:g}"
-            arguments = ", ".join(f"{name}={value!r}" for name, value in part.arguments.items())
-            return f"{part.function.__name__}({arguments})"
-
-        return " + ".join(f"{text(weight)} {text(term)}" for weight, term in self.terms.values())
+        weighted = ((w if isinstance(w, Call) else f"{w:g}", term) for w, term in self.terms.values())
+        return " + ".join(f"{weight} {term}" for weight, term in weighted)
 
     def lasting(self, epochs: int) -> "Experiment":
         """The same experiment over another number of epochs: every epoch it names moves in proportion."""

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from camlib.data import Scenes
+from camlib.data import Scenes, normalised
 from camlib.lab import presets
 from camlib.lab.run import images_of, loaders
 from camlib.lab.runs import Run
@@ -50,7 +50,8 @@ def read(path: Path | None = None) -> Frames:
         FileNotFoundError: there is no such file.
     """
     with np.load(path or package_data("frames") / "scenes.npz", allow_pickle=False) as file:
-        arrays = {name: torch.from_numpy(file[name]) for name in ("watched", "maps", "answers")}
+        here = torch.get_default_device()  # where the images are, too
+        arrays = {name: torch.as_tensor(file[name], device=here) for name in ("watched", "maps", "answers")}
         return Frames(scenes=Scenes("fresh", count=FROM), **arrays, made_by=str(file["made_by"]))
 
 
@@ -78,8 +79,7 @@ def _watch(
     torch.manual_seed(which.seed)
     observed = observe(experiment.model(len(train.classes), train.images.shape[1]))
     pair = loaders(experiment, train, test, which.seed, device)
-    mean, std = (getattr(pair[0], name).to(device) for name in ("mean", "std"))
-    images = (scenes.images[watched].to(device).float() / 255 - mean.view(-1, 1, 1)) / std.view(-1, 1, 1)
+    images = normalised(scenes.images[watched].to(device), pair[0].mean, pair[0].std)
     target = one_hot(scenes.labels[watched], len(train.classes)).to(device)
     maps, answers = [], []
 

@@ -1,42 +1,48 @@
 """How many trainings of one kind a device does best with side by side: a small net alone leaves a large card idle."""
 
-import json
+import time
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
 from threading import BrokenBarrierError
+from typing import NamedTuple
 
 import torch
 
-from camlib.lab.cost import STEPS, out_of_memory, stepper
+from camlib.lab.cost import STEPS, out_of_memory, remembered, stepper
 from camlib.lab.runs import Run
-from camlib.provenance import device_name
 
 SECONDS = 5.0  # that every process trains for, all at the same time
 WORTH = 1.1  # times as many steps, for twice as many processes, or no more are tried
 MOST = 32
 
 
-def best(run: Run, device: torch.device, out: Path) -> int:
+class Packing(NamedTuple):
+    """How runs are trained side by side.
+
+    Attributes:
+        count: how many.
+        gain: how many times as much they get done as one alone.
+    """
+
+    count: int
+    gain: float
+
+
+def best(run: Run, device: torch.device, out: Path, most: int = MOST) -> Packing:
     """How many runs like this one to train side by side: measured once for a device, remembered in `out`.
 
     Args:
         run: which.
         device: where.
         out: the folder of the runs.
+        most: how many there are to train.
     """
-    file = out / "packing.json"
-    known = json.loads(file.read_text()) if file.exists() else {}
-    key = f"{device_name(device)}: {run.name} {run.preset}"
-    if key not in known:
-        found = throughput(run, device)
-        known[key] = max(found, key=found.get, default=1)
-        out.mkdir(parents=True, exist_ok=True)
-        part = file.with_suffix(".part")
-        part.write_text(json.dumps(known, indent=1))
-        part.replace(file)
-    return known[key]
+    found = remembered(out / "packing.json", run, device, lambda: throughput(run, device))
+    steps = {int(count): a_second for count, a_second in found.items() if int(count) <= most}
+    count = max(steps, key=steps.get, default=1)
+    return Packing(count, steps[count] / steps[1] if steps else 1.0)
 
 
 def throughput(run: Run, device: torch.device) -> dict[int, float]:
@@ -65,14 +71,12 @@ def _together(run: Run, device: torch.device, count: int) -> float | None:
     barrier = context.Barrier(count)
     with ProcessPoolExecutor(count, mp_context=context, initializer=_meet, initargs=(barrier,)) as pool:
         work = [pool.submit(_steps_a_second, run, str(device), STEPS, SECONDS) for _ in range(count)]
-        try:
-            return sum(part.result() for part in work)
-        except (BrokenProcessPool, BrokenBarrierError):
-            return None
-        except RuntimeError as error:
-            if not out_of_memory(error):
-                raise
-            return None
+        failures = [error for part in work if (error := part.exception())]
+        for error in failures:
+            # A barrier breaks for all when one process fails, and a pool when one is killed, as for memory.
+            if not (isinstance(error, (BrokenBarrierError, BrokenProcessPool)) or out_of_memory(error)):
+                raise error
+        return None if failures else sum(part.result() for part in work)
 
 
 _barrier = None
@@ -86,14 +90,14 @@ def _meet(barrier) -> None:
 def _steps_a_second(run: Run, device: str, at_once: int, least: float) -> float:
     torch.set_num_threads(1)
     try:
-        steps = stepper(run, device)
-        steps(2)  # warms up
+        steps = stepper(run, device, at_once)
+        steps(min(2, at_once))  # warms up
         _barrier.wait()  # all train at the same time, whoever was ready first
-        count, seconds = 0, 0.0
-        while seconds < least:
-            seconds += at_once * steps(at_once)[0]
+        count, start = 0, time.perf_counter()
+        while time.perf_counter() < start + least:
+            steps(at_once)
             count += at_once
-        return count / seconds
+        return count / (time.perf_counter() - start)
     except BaseException:
         _barrier.abort()  # or the others would wait for ever
         raise

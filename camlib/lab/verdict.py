@@ -109,6 +109,15 @@ def half_width(n: int, spread: float) -> float:
     return float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * spread / math.sqrt(n)
 
 
+def decided(line) -> bool:
+    """Whether a comparison has pairs enough, and an interval that leaves out 0.
+
+    Args:
+        line: with n, difference and half_width, as `Verdict` or a line of `on_table`.
+    """
+    return line.n >= ENOUGH_SEEDS and abs(line.difference) > line.half_width
+
+
 def spread_of(n: int, half: float) -> float:
     """The standard deviation of n gains whose interval has this half-width."""
     return half / half_width(n, 1.0)

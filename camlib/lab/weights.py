@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from camlib.data import Loader, load
 from camlib.data.datasets import FileSet
-from camlib.data.loader import Batches
+from camlib.data.loader import Batches, normalised
 from camlib.data.stream import StreamLoader
 from camlib.lab.experiment import Experiment
 from camlib.lab.presets import PRESETS
@@ -47,9 +47,7 @@ class Trained(NamedTuple):
         Returns:
             float32 (N, C, H, W), on the device of the net.
         """
-        device = next(self.observed.parameters()).device
-        mean, std = (values.to(device)[:, None, None] for values in (self.mean, self.std))
-        return (images.to(device).float() / 255 - mean) / std
+        return normalised(images.to(next(self.observed.parameters()).device), self.mean, self.std)
 
     def images(self, split: str = "test", count: int | None = None, data: Path | None = None) -> Batches:
         """The images that belong to the net, normalised as in its training, in order and without augmentation.

@@ -75,6 +75,17 @@ def test_timed_steps_are_remembered(here, untimed, tmp_path):
     assert list(tmp_path.iterdir()) == [tmp_path / "costs.json"]
 
 
+def test_what_another_process_measured_meanwhile_is_kept(tmp_path):
+    file = tmp_path / "costs.json"
+
+    def measure():
+        file.write_text('{"of another": 3}')
+        return {1: 2.5}
+
+    assert cost.remembered(file, RUN, CPU, measure) == {"1": 2.5}
+    assert list(json.loads(file.read_text()).values()) == [3, {"1": 2.5}]
+
+
 def test_checkpoints_hold_weights_and_what_the_optimiser_keeps(here, untimed):
     weights = sum(p.numel() for p in RUNS["scenes/resnet8/ce"].model(10).parameters())
     assert here().disk == 2 * 2 * 4 * weights
@@ -141,7 +152,7 @@ def test_operations_are_those_that_torch_counts(net):
         model, images = create(net, 10).eval(), torch.empty(1, 3, 32, 32)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(images)
-    assert cost._in_net(net, "linear", False, None, 10, (3, 32, 32))[0] == counter.get_total_flops()
+    assert cost._in_net((net, 10, 3), (32, 32))[0] == counter.get_total_flops()
 
 
 def test_a_teacher_adds_its_pass():

@@ -39,3 +39,9 @@ def test_watched_are_two_images_on_a_foreign_ground_and_one_on_its_own(found):
 def test_the_book_has_its_frames():
     """As many as the runs have epochs."""
     assert frames.read().maps.shape[1] == 13
+
+
+def test_frames_lie_where_the_images_do():
+    with torch.device("meta"):
+        found = frames.read()
+    assert {t.device.type for t in (found.scenes.images, found.watched, found.maps, found.answers)} == {"meta"}

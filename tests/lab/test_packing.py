@@ -27,11 +27,11 @@ def machine(monkeypatch):
 @pytest.mark.parametrize(
     ("steps", "tried", "best"),
     [
-        ({1: 10, 2: 20, 4: 38, 8: 40}, [1, 2, 4, 8], 8),  # 8 are hardly worth it, but not worse
-        ({1: 10, 2: 20, 4: 38, 8: 30}, [1, 2, 4, 8], 4),
-        ({1: 10, 2: 10}, [1, 2], 1),
-        ({1: 10, 2: 20}, [1, 2, 4], 2),  # four do not fit
-        ({}, [1], 1),  # not even one does: the run itself will say so
+        ({1: 10, 2: 20, 4: 38, 8: 40}, [1, 2, 4, 8], (8, 4)),  # 8 are hardly worth it, but not worse
+        ({1: 10, 2: 20, 4: 38, 8: 30}, [1, 2, 4, 8], (4, 3.8)),
+        ({1: 10, 2: 10}, [1, 2], (1, 1)),
+        ({1: 10, 2: 20}, [1, 2, 4], (2, 2)),  # four do not fit
+        ({}, [1], (1, 1)),  # not even one does: the run itself will say so
     ],
 )
 def test_twice_as_many_are_tried_until_they_are_hardly_worth_it(machine, tmp_path, steps, tried, best):
@@ -46,11 +46,16 @@ def test_no_more_than_so_many_are_tried(machine):
     assert asked[-1] == packing.MOST
 
 
+def test_no_more_than_there_are(machine, tmp_path):
+    machine({1: 10, 2: 18, 4: 30})
+    assert packing.best(RUN, CPU, tmp_path, most=3) == (2, 1.8)
+
+
 def test_what_was_measured_is_remembered(machine, tmp_path):
     asked = machine({1: 10, 2: 20})
-    assert [packing.best(RUN, CPU, tmp_path) for _ in range(2)] == [2, 2]
+    assert [packing.best(RUN, CPU, tmp_path) for _ in range(2)] == [(2, 2), (2, 2)]
     assert asked == [1, 2, 4]
-    assert list(json.loads((tmp_path / "packing.json").read_text()).values()) == [2]
+    assert list(json.loads((tmp_path / "packing.json").read_text()).values()) == [{"1": 10, "2": 20}]
     packing.best(Run("scenes/resnet8/icasc", "quick"), CPU, tmp_path)
     assert len(asked) == 6
 
@@ -61,11 +66,26 @@ def test_two_real_processes_train_at_the_same_time(monkeypatch):
     assert packing._together(RUN, CPU, 2) > 0
 
 
-def test_processes_that_run_out_of_memory_do_not_fit(monkeypatch):
+@pytest.mark.parametrize("count", [1, 2])
+def test_processes_that_run_out_of_memory_do_not_fit(monkeypatch, count):
     monkeypatch.setattr(packing, "_steps_a_second", _greedy)
-    assert packing._together(RUN, CPU, 1) is None
+    assert packing._together(RUN, CPU, count) is None
+
+
+def test_any_other_error_is_told_although_it_stops_the_others_too(monkeypatch):
+    monkeypatch.setattr(packing, "_steps_a_second", _wrong)
+    with pytest.raises(ZeroDivisionError):
+        packing._together(RUN, CPU, 2)
 
 
 def _greedy(run, device, at_once, least):
     packing._barrier.abort()
     raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes")
+
+
+def _wrong(run, device, at_once, least):
+    """The process that meets the others last fails, and they wait for it in vain."""
+    if packing._barrier.n_waiting == 0:
+        packing._barrier.wait()
+    packing._barrier.abort()
+    return 1 / 0

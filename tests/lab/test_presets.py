@@ -44,7 +44,7 @@ def test_no_preset_trains_longer_or_on_more_images_than_the_runs_own_protocol(pr
 
 def operations(net, size):
     """Of one image's pass."""
-    return cost._in_net(net, "linear", False, None, 100, (3, *size))[0]
+    return cost._in_net((net, 100, 3), size)[0]
 
 
 def test_short_costs_at_most_resnet_20_at_32_pixels_or_resnet_18_at_112():

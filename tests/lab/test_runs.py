@@ -168,19 +168,19 @@ def test_all_settings_are_reached_from_the_module():
 def test_a_protocol_is_said_in_one_line():
     """CAM-loss, §4.2 and Table 6; ICASC, A.2."""
     assert RUNS["cifar100/resnet56/cam"].protocol == (
-        "resnet56 on cifar100; 160 epochs, batch 128; SGD, momentum 0.9, rate 0.1 cosine, weight decay 0.0001; "
+        "resnet56 on cifar100; 160 epochs, batch 128; SGD, momentum 0.9, rate 0.1 by cosine, weight decay 0.0001; "
         "crop, flip"
     )
     assert RUNS["cub200_icasc/resnet50/icasc"].protocol == (
-        "resnet50 on cub200; 90 epochs, batch 10; SGD, momentum 0.9, rate 0.001 times 0.1 at 30, 60, weight decay "
-        "0.0005; cub_448; starts from imagenet/resnet50/ce"
+        "resnet50 on cub200; 90 epochs, batch 10; SGD, momentum 0.9, rate 0.001, times 0.1 at epochs 30, 60, weight "
+        "decay 0.0005; cub_448; starts from imagenet/resnet50/ce"
     )
     few = RUNS["cub200_few_shot/resnet18/ce"].protocol
-    assert few.endswith("batch 16; Adam, rate 0.001 constant, weight decay 0; few_shot; cosine classifier")
+    assert few.endswith("batch 16; Adam, rate 0.001 throughout, weight decay 0; few_shot; cosine classifier")
     assert "; dropout" in RUNS["cifar100_isda/wrn28_10/ce"].protocol
     assert "first 1,200 images" in RUNS["mnist_few/vgg8_slim/ce"].protocol
     assert "; teacher cifar100/resnet20/ce" in RUNS["cifar100/resnet8/kd_from_resnet20"].protocol
-    assert "; ManifoldMixup" in RUNS["cifar100/resnet56/manifold_mixup"].protocol
+    assert "; ManifoldMixup()" in RUNS["cifar100/resnet56/manifold_mixup"].protocol
 
 
 def test_an_objective_is_said_in_one_line():
@@ -188,3 +188,12 @@ def test_an_objective_is_said_in_one_line():
     text = RUNS["cifar100/resnet56/cam_detached"].terms_text
     assert text == "1 CrossEntropy() + step_at(start=20, value=3.0) CAMLoss(detach_cam=True)"
     assert RUNS["cifar100/resnet56/ce"].terms_text == "1 CrossEntropy()"
+
+
+def test_no_two_experiments_read_alike():
+    """What a page prints of a run, its protocol and its objective, is all that tells it from every other."""
+    printed: dict[tuple[str, str], str] = {}
+    for name, experiment in RUNS.items():
+        said = experiment.protocol, experiment.terms_text
+        assert said not in printed, f"{name} reads like {printed.get(said)}: {said}"
+        printed[said] = name
