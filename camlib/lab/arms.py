@@ -27,7 +27,7 @@ def _margin(term, **arguments) -> dict:
     return {"terms": {"ce": (1.0, call(term, **arguments))}}
 
 
-def _beside(name: str, weight: float, term: Call, **more) -> dict:
+def _beside(name: str, weight: Weight, term: Call, **more) -> dict:
     """A loss that goes beside cross-entropy."""
     return {"terms": {name: (weight, term)}} | more
 
@@ -50,6 +50,10 @@ ARMS: dict[str, dict] = {
         "terms": {"cam": (call(objective.after_accuracy, threshold=0.5, value=3.0), call(losses.CAMLoss))}
     },
     "cam_detached": _cam(detach_cam=True),
+    "cam_detached_c1": _cam(c=1.0, detach_cam=True),
+    "caam_detached": _cam(detach_caam=True),
+    # The guide is the CAM of a trained net, which `camlib.lab.runs` names.
+    "still_guide": _beside("ccm", call(objective.step_at, start=20, value=3.0), call(losses.CCM)),
     "random_class": _cam(losses.RandomClassCAMLoss),
     "uniform": _cam(losses.UniformCAMLoss),
     # What CAM-loss, Tables 3 and 4 compare it with.

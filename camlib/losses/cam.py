@@ -23,27 +23,31 @@ class CAMLoss(nn.Module):
         p: 1 for the absolute difference the paper uses, 2 for its square.
         detach_cam: also hold the CAM fixed, so that the CAAM moves towards it and never the other way.
             Off by default: Algorithm 1 read literally lets the gradient into both maps.
+        detach_caam: hold the CAAM fixed, so that the CAM moves towards it: a control, in no paper.
         attention: the map in place of the CAM: "cam", or "grad_cam" or "grad_cam_pp" (CAM-loss, §3.1). With
             global average pooling and a linear head, Grad-CAM is the CAM with its negative part cut off: where
             the evidence for the target is negative everywhere, the guide is 0 everywhere. Where the classifier is
             not linear, "cam" is `camlib.attention.class_map`, the CAM to first order.
 
     Raises:
-        ValueError: `p` is neither 1 nor 2, or `attention` is unknown; when called, the last maps are a single
-            cell, or a gradient map is asked for without gradients.
+        ValueError: `p` is neither 1 nor 2, `attention` is unknown, or both maps are held fixed; when called, the
+            last maps are a single cell, or a gradient map is asked for without gradients.
     """
 
-    def __init__(self, p: int = 1, detach_cam: bool = False, attention: str = "cam"):
+    def __init__(self, p: int = 1, detach_cam: bool = False, attention: str = "cam", detach_caam: bool = False):
         super().__init__()
         if p not in (1, 2):
             raise ValueError(f"p is {p}, expected 1 (absolute difference) or 2 (squared difference)")
         if attention not in ("cam", *GRADIENT_MAPS):
             raise ValueError(f"attention is {attention!r}, expected 'cam', 'grad_cam' or 'grad_cam_pp'")
-        self.p, self.detach_cam, self.attention = p, detach_cam, attention
+        if detach_cam and detach_caam:
+            raise ValueError("detach_cam and detach_caam together leave no map to move: choose one")
+        self.p, self.detach_cam, self.attention, self.detach_caam = p, detach_cam, attention, detach_caam
 
     def extra_repr(self) -> str:
         # Checkpoints and records from before there was a choice hold the text without it.
         chosen = "" if self.attention == "cam" else f", attention={self.attention!r}"
+        chosen += ", detach_caam=True" if self.detach_caam else ""
         return f"p={self.p}, detach_cam={self.detach_cam}{chosen}"
 
     def guide(self, out: Output, target: Tensor) -> Tensor:
@@ -58,8 +62,8 @@ class CAMLoss(nn.Module):
                 "the last maps are 1 × 1, so min-max leaves nothing of them and L_cam is 0 for every net: "
                 "pass larger images, or a net with a smaller stride"
             )
-        guide = self.guide(out, target)
-        difference = minmax(caam(out.maps[-1])) - (guide.detach() if self.detach_cam else guide)
+        seen, guide = minmax(caam(out.maps[-1])), self.guide(out, target)
+        difference = (seen.detach() if self.detach_caam else seen) - (guide.detach() if self.detach_cam else guide)
         return difference.abs().mean() if self.p == 1 else difference.square().mean()
 
 

@@ -83,6 +83,23 @@ def test_detach_cam_holds_the_guide_fixed(p):
     assert loss.item() == pytest.approx(l_cam(maps, out.weight, rows, p), rel=1e-12)
 
 
+@powers
+def test_the_gradient_is_the_sum_of_those_with_either_map_held_fixed(p):
+    out, target = random_output(), row_target(ROWS["mixed"])
+    maps, gradients = out.maps[0].requires_grad_(), {}
+    for held in ({}, {"detach_cam": True}, {"detach_caam": True}):
+        loss = CAMLoss(p=p, **held)(output(maps, out.weight), target, State())
+        gradients[tuple(held)] = torch.autograd.grad(loss, maps)[0]
+    free, *parts = gradients.values()
+    assert all(part.abs().max() > 1e-3 for part in parts)
+    torch.testing.assert_close(free, sum(parts))
+
+
+def test_both_maps_held_fixed_leave_nothing_to_train():
+    with pytest.raises(ValueError, match="together leave no map to move"):
+        CAMLoss(detach_cam=True, detach_caam=True)
+
+
 def test_cross_entropy_alone_moves_the_classifier_and_both_terms_the_backbone():
     """CAM-loss, Algorithm 1, with the weighted sum of Eq. 6: slopes of the losses computed by hand."""
     torch.manual_seed(0)
@@ -131,6 +148,7 @@ def test_cross_entropy_alone_moves_the_classifier_and_both_terms_the_backbone():
         CAMLoss(),
         CAMLoss(p=2),
         CAMLoss(detach_cam=True),
+        CAMLoss(detach_caam=True),
         CAMLoss(attention="grad_cam"),
         CAMLoss(attention="grad_cam_pp"),
         RandomClassCAMLoss(),
@@ -231,6 +249,7 @@ def test_attention_shows_in_the_text_of_the_term():
     """Runs of the CAM keep the text they had before there was a choice: it stands in checkpoints."""
     assert repr(CAMLoss()) == "CAMLoss(p=1, detach_cam=False)"
     assert repr(CAMLoss(attention="grad_cam")) == "CAMLoss(p=1, detach_cam=False, attention='grad_cam')"
+    assert repr(CAMLoss(detach_caam=True)) == "CAMLoss(p=1, detach_cam=False, detach_caam=True)"
 
 
 @pytest.mark.parametrize("factor", [1e-2, 1e3])
