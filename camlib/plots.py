@@ -123,7 +123,7 @@ def front(
             axis.scatter(points, [row] * len(points), s=24, color=colour, alpha=0.8)
             if len(points):
                 axis.scatter([points.mean()], [row], marker="|", s=200, color="black", zorder=3)
-                texts.append(f"{method} {points.mean():.1f} %, {test}")
+                texts.append(f"{method} {points.mean():.1f} %, {' '.join(test.split())}")
         axis.set_title(test, fontsize=9)
         axis.set_xlabel("accuracy (%), one dot for each seed", fontsize=8)
         axis.set_yticks(range(len(methods)), methods, fontsize=8)

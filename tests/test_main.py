@@ -253,9 +253,9 @@ def test_a_plan_shows_each_training_once_with_its_cost_and_the_sum(call, monkeyp
     assert code == 0
     lines = [line.split() for line in printed.splitlines()]
     names = [line[0] for line in lines if line and "/seed-" in line[0]]
-    assert len(set(names)) == len(names) == 2 * 5
-    assert "10 runs, 0 done, 10 left: 20 min of work on" in printed
-    assert "10 min with 2 side by side" in printed
+    assert len(set(names)) == len(names) == 2 * 6
+    assert "12 runs, 0 done, 12 left: 24 min of work on" in printed
+    assert "12 min with 2 side by side" in printed
 
 
 def test_on_an_accelerator_a_plan_measures_how_many_runs_get_most_done_together(call, monkeypatch):

@@ -161,6 +161,23 @@ CLAIMS = (
             ("cam",),
             ("random_class", "uniform"),
         ),
+        (
+            "§3.2",
+            "It is the CAM that guides the CAAM (implied; the paper runs no control): with the CAM held fixed it gains.",
+            "13-controls",
+            ("cam-controls", "cam-scenes"),
+            ("cam_detached",),
+            ("ce", "caam_detached"),
+        ),
+        (
+            "abstract",
+            "It improves classification (data that the paper does not have).",
+            "10-cam-loss",
+            ("cam-scenes", "cam-controls"),
+            ("cam",),
+            ("ce",),
+            "^(scenes(_fair)?_resnet8|tenth)$",
+        ),
         ("abstract", "Its additional cost can be neglected.", "10-cam-loss"),
     ),
     *_claims(

@@ -258,7 +258,7 @@ def _from(runs: Iterable[tuple[str, Experiment]], other: str, how: str) -> Itera
         yield f"{name}_from_{of}", replace(experiment, **{how: other})
 
 
-_CONTROLS = ("cam_detached", "random_class", "uniform")
+_CONTROLS = ("cam_detached", "caam_detached", "random_class", "uniform")
 _COMPACT = ("center", "l_softmax", "sm_softmax")
 _NEGATIVE = ("negative_cam", "negative_cam_kd")
 _SCHEDULES = (
@@ -287,8 +287,7 @@ def _all() -> Iterable[tuple[str, Experiment]]:
     free = ("icasc_late", "icasc_unscaled", "icasc_same_ground", "icasc_masked")
     weights = tuple(f"icasc_weight_{weight}" for weight in (0.03, 0.1, 0.3))
     more_cc = ("cc_late", "cc_lambda_0.02", "cc_lambda_0.1", "triplet", "gate_narrow", "cc_narrow")
-    why_cam = ("cam_detached_c1", "caam_detached")
-    everything = (*FIVE, *_CONTROLS, *why_cam, *_ICASC[::2], *free, *_ABLATION)
+    everything = (*FIVE, *_CONTROLS, "cam_detached_c1", *_ICASC[::2], *free, *_ABLATION)
     everything += (*weights, *_LOSSES, *_CC[2:], *more_cc)
     yield from _arms("scenes", _scenes("resnet8"), *everything, epochs=12)
     yield from _arms("scenes_fair", _scenes_fair("resnet8"), *everything, epochs=200)

@@ -250,6 +250,7 @@ HEADINGS = {
     "ce": "CE loss",
     "cam": "CAM-loss",
     "cam_detached": "CAM held fixed",
+    "caam_detached": "CAAM held fixed",
     "random_class": "CAM of a random class",
     "uniform": "uniform guide",
 }
@@ -288,7 +289,6 @@ def _scenes() -> Table:
     everything = runs | fair_runs
     columns = HEADINGS | {
         "cam_detached_c1": "CAM held fixed, c = 1",
-        "caam_detached": "CAAM held fixed",
         "still_guide_from_resnet8": "CAM of another net, still",
     }
     entries = {
