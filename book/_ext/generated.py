@@ -421,7 +421,7 @@ def step_costs():
 
 AT_A_GLANCE = {
     "scenes_fair_resnet8": "250 training images, whose grounds say nothing",
-    "scenes_resnet8": "2,000 training images, whose grounds go with the class",
+    "scenes_resnet8": "10,000 training images, whose grounds go with the class",
     "scenes_resnet8_free_grounds": "the same nets, tested with grounds set free",
 }
 
