@@ -146,13 +146,8 @@ CLAIMS = (
         ("§1", "CAAMs are cleaner with it than with cross-entropy.", "31-where-it-looks"),
         ("§4.2", "Against suppressing negative classes it gains most on complex data.", "23-table-4-negative-cam"),
         ("Figure 4", "Its training error is higher and its test error lower: it overfits less.", "30-error-curves"),
-        (
-            "§4.4",
-            "It lessens the harm that the background does.",
-            "31-where-it-looks",
-            ("cam-scenes",),
-            ("cam",),
-        ),
+        # What the shifted tests of ours show of it stands apart: see `shifts`.
+        ("§4.4", "It lessens the harm that the background does.", "31-where-it-looks"),
         (
             "§3.1",
             "The CAM of the target is a better guide than another map (implied; the paper runs no control).",
@@ -163,7 +158,7 @@ CLAIMS = (
         ),
         (
             "§3.2",
-            "It is the CAM that guides the CAAM (implied; the paper runs no control): with the CAM held fixed it gains.",
+            "The CAM guides the CAAM, so that it gains with the CAM held fixed, too (implied; no control was run).",
             "13-controls",
             ("cam-controls", "cam-scenes"),
             ("cam_detached",),
