@@ -35,13 +35,14 @@ COMMON = (
     "book/_tools/warm.py",
 )
 LEDGER = "executed.json"  # the key of every chapter that passed
-# What most chapters import, all that is large and not ours: what a chapter reads of camlib is noted as it is imported.
+# What chapters import and what is large, but not camlib, of which each notes what it imports, nor pandas, which asks
+# as it is imported whether it is in a notebook.
 LIBRARIES = (
     "ipykernel.kernelapp",
     "torchvision",
     "scipy.io",
     "scipy.stats",
-    "seaborn",
+    "matplotlib.pyplot",
 )
 SOLUTION = re.compile(
     r"<details>\s*<summary>[^<]*Solution[^<]*</summary>(.*?)</details>",
