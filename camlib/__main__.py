@@ -13,7 +13,7 @@ import torch
 
 from camlib import data, doctor, look
 from camlib.distributed import process_group
-from camlib.lab import cost, packing, plan, record, verdict, workers
+from camlib.lab import cost, packing, plan, record, workers
 from camlib.lab.presets import PRESETS
 from camlib.lab.run import run
 from camlib.lab.runs import Run, canonical
@@ -124,6 +124,8 @@ def _check_writable(folder: Path) -> None:
 
 
 def _table(arguments: argparse.Namespace) -> int:
+    from camlib.lab import verdict  # takes seconds to import
+
     table = lookup(TABLES, arguments.table, "table")
     frame = verdict.beside_paper(table, arguments.preset, arguments.records)
     print(f"{table.title}. Unit: {table.unit}. Preset: {arguments.preset}.")

@@ -4,15 +4,15 @@ import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torchvision
-from matplotlib.figure import Figure
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as transform
 
-from camlib import models, plots
+from camlib import models
 from camlib.attention import KINDS, attention, class_map, run_for_attention
 from camlib.data import load, normalised
 from camlib.data.datasets import DataError
@@ -22,6 +22,9 @@ from camlib.maps import Cells
 from camlib.names import UnknownName, lookup
 from camlib.observe import NotObservable, Observed, Output, observe
 from camlib.target import one_hot
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 MAPS = {"cam": "CAM", **KINDS}
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -160,12 +163,14 @@ def maps_of_likeliest(net: Net, photos: Tensor, kind: str = "cam", count: int = 
     return numbers, probabilities, torch.stack(maps, 1)
 
 
-def figure(net: Net, photos: Sequence[Path], kind: str = "cam") -> tuple[Figure, str]:
+def figure(net: Net, photos: Sequence[Path], kind: str = "cam") -> "tuple[Figure, str]":
     """Photos beside themselves lit by the maps of their five likeliest classes, with an alternative text.
 
     Raises:
         LookError, UnknownName: as `read` and `maps_of_likeliest` do.
     """
+    from camlib import plots  # takes seconds to import
+
     images = read(photos, net)
     numbers, probabilities, maps = maps_of_likeliest(net, images, kind)
     cells, placed = _cells(net, maps.shape[-1])
@@ -187,7 +192,7 @@ def _cells(net: Net, count: int) -> tuple[Cells, str]:
         return Cells((step - 1) / 2, step), " Where its cells look cannot be told: they are drawn as blocks of pixels."
 
 
-def save(picture: Figure, path: Path) -> None:
+def save(picture: "Figure", path: Path) -> None:
     """Write a figure under its name once it is whole.
 
     Raises:

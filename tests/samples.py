@@ -4,6 +4,7 @@ As a script it is `python -m camlib` with a quick preset of a second, for tests 
 """
 
 from dataclasses import replace
+from multiprocessing import get_context
 
 import torch
 
@@ -14,6 +15,11 @@ from camlib.lab.experiment import Experiment
 from camlib.lab.record import Record
 
 quick = presets.PRESETS["quick"]
+
+# Processes for tests, forked from a server: torch has threads that a plain fork would cut off, and importing it anew
+# would take each of them seconds.
+FORKS = get_context("forkserver")
+FORKS.set_forkserver_preload(["camlib.lab.run", "camlib.lab.packing"])
 
 
 def record(accuracy=0.72, *, seed=0, best=0.99, preset="paper", run="cifar100/resnet56/ce", **fields):

@@ -17,15 +17,33 @@ import re
 import shutil
 import sys
 import textwrap
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import address
 import nbformat
 import pytest
+import warm
 
 ROOT = Path(__file__).resolve().parents[2]
 BOOK = ROOT / "book"
+# What every chapter depends on.
+COMMON = (
+    "requirements.txt",
+    "book/_tools/execute.py",
+    "book/_tools/warm.py",
+)
 LEDGER = "executed.json"  # the key of every chapter that passed
+# What chapters import and what is large, but not camlib, of which each notes what it imports, nor pandas, which asks
+# as it is imported whether it is in a notebook.
+LIBRARIES = (
+    "ipykernel.kernelapp",
+    "torchvision",
+    "scipy.io",
+    "scipy.stats",
+    "matplotlib.pyplot",
+)
 SOLUTION = re.compile(
     r"<details>\s*<summary>[^<]*Solution[^<]*</summary>(.*?)</details>",
     re.DOTALL,
@@ -57,7 +75,7 @@ def snapshot():
         for folder in (ROOT / "camlib", ROOT / "data", BOOK)
         for name in files(folder)
     ]
-    paths += [ROOT / "requirements.txt", Path(__file__)]
+    paths += [ROOT / name for name in COMMON]
     return {
         path.relative_to(ROOT).as_posix(): hashlib.sha256(
             path.read_bytes()
@@ -76,10 +94,9 @@ def key(name, build, contents):
     noted = reads_of(name, build)
     if not noted.exists():
         return None
-    common = ("requirements.txt", Path(__file__).relative_to(ROOT).as_posix())
     total = hashlib.sha256(sys.version.encode())
     for path in sorted(
-        {*common, f"book/{name.as_posix()}", *noted.read_text().splitlines()}
+        {*COMMON, f"book/{name.as_posix()}", *noted.read_text().splitlines()}
     ):
         cached = re.fullmatch(r"(.*)__pycache__/([^/.]+)\.[^/]*", path)
         path = f"{cached[1]}{cached[2]}.py" if cached else path
@@ -134,6 +151,24 @@ def stage(name, copy):
     nbformat.write(notebook, copy)
 
 
+@contextmanager
+def warm_kernels(libraries):
+    """Have Jupyter's kernels forked from one process that has imported the libraries."""
+    # As a kernel sets it before it imports Matplotlib.
+    os.environ.setdefault(
+        "MPLBACKEND", "module://matplotlib_inline.backend_inline"
+    )
+    with warm.server(*libraries) as command, TemporaryDirectory() as folder:
+        kernel = Path(folder, "kernels/python3/kernel.json")
+        kernel.parent.mkdir(parents=True)
+        command += ["-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        kernel.write_text(
+            json.dumps({"argv": command, "display_name": "Python 3"})
+        )
+        os.environ["JUPYTER_PATH"] = folder
+        yield
+
+
 def pytest_runtest_setup(item):
     """Tell the processes of a chapter where to note what they read; pytest calls this where it executes one."""
     copy = item.config.rootpath
@@ -141,7 +176,7 @@ def pytest_runtest_setup(item):
     os.environ["CHAPTER_READS"] = str(noted)
 
 
-def main(build):
+def main(build, libraries=LIBRARIES):
     copy, ledger = build / "book", build / LEDGER
     wanted = files(BOOK)
     for name in files(copy):
@@ -195,14 +230,17 @@ def main(build):
         "--nbmake-timeout=600",
         "--durations=0",
         f"-n{jobs}",
+        "--maxschedchunk=1",
     ]
     # The tests' own settings (warnings as errors) are not meant for the runner of the notebooks.
     settings = ["-c", os.devnull, f"--rootdir={copy}", "-p", "no:cacheprovider"]
     settings += ["-p", Path(__file__).stem]
-    return pytest.main(
-        [*options, *settings, *(str(copy / name) for name in stale)],
-        plugins=[Ledger()],
-    )
+    with warm_kernels(libraries):
+        return pytest.main(
+            # The last chapters take longest: begun first, none keeps the others waiting at the end.
+            [*options, *settings, *(str(copy / n) for n in reversed(stale))],
+            plugins=[Ledger()],
+        )
 
 
 if __name__ == "__main__":

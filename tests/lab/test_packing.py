@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import samples
 import torch
 
 from camlib.lab import packing
@@ -66,13 +67,19 @@ def test_two_real_processes_train_at_the_same_time(monkeypatch):
     assert packing._together(RUN, CPU, 2) > 0
 
 
+@pytest.fixture
+def forked(monkeypatch):
+    """Processes that need not import torch, for what does not depend on it."""
+    monkeypatch.setattr(packing, "get_context", lambda method: samples.FORKS)
+
+
 @pytest.mark.parametrize("count", [1, 2])
-def test_processes_that_run_out_of_memory_do_not_fit(monkeypatch, count):
+def test_processes_that_run_out_of_memory_do_not_fit(monkeypatch, forked, count):
     monkeypatch.setattr(packing, "_steps_a_second", _greedy)
     assert packing._together(RUN, CPU, count) is None
 
 
-def test_any_other_error_is_told_although_it_stops_the_others_too(monkeypatch):
+def test_any_other_error_is_told_although_it_stops_the_others_too(monkeypatch, forked):
     monkeypatch.setattr(packing, "_steps_a_second", _wrong)
     with pytest.raises(ZeroDivisionError):
         packing._together(RUN, CPU, 2)

@@ -3,7 +3,6 @@
 import fcntl
 import json
 import math
-import multiprocessing
 import resource
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, fields, replace
@@ -182,11 +181,8 @@ def test_the_same_run_is_recorded_once_a_new_run_of_the_same_seed_again(tmp_path
 
 
 def test_processes_that_append_the_same_runs_at_once_write_each_once(tmp_path):
-    # Forked from a server, because torch has threads that a plain fork would cut off.
-    start = multiprocessing.get_context("forkserver")
-    start.set_forkserver_preload(["samples"])
-    together = start.Barrier(4)
-    writers = [start.Process(target=samples.append_some, args=(tmp_path, together, 10)) for _ in range(4)]
+    together = samples.FORKS.Barrier(4)
+    writers = [samples.FORKS.Process(target=samples.append_some, args=(tmp_path, together, 10)) for _ in range(4)]
     for writer in writers:
         writer.start()
     for writer in writers:

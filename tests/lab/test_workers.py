@@ -6,12 +6,12 @@ import time
 
 import pytest
 import samples
+import warm
 
 from camlib.lab import plan, record, workers
 from camlib.lab.plan import Job
 from camlib.lab.runs import Run
 
-TINY = (sys.executable, samples.__file__)
 RUNS = [Run(f"scenes/resnet8/{arm}", "quick") for arm in ("ce", "gate", "cam")]
 
 # In place of camlib: says what a run would say, and writes down when it begins and ends.
@@ -136,10 +136,17 @@ def test_when_the_time_is_up_no_run_is_begun(stand_in, tmp_path):
 # Real runs
 
 
-def train(out, **more):
-    jobs = plan.make(RUNS[:2], out, (out / "records",))
-    options = ["--out", str(out), "--records", str(out / "records"), "--device", "cpu"]
-    return workers.train(jobs, options, out, side_by_side=2, camlib=TINY, **more)
+@pytest.fixture(scope="module")
+def train():
+    """Train the plan by processes of `samples`, which do not have to import torch each by itself."""
+    with warm.server("camlib.__main__") as command:
+
+        def so(out, start=command, **more):
+            jobs = plan.make(RUNS[:2], out, (out / "records",))
+            options = ["--out", str(out), "--records", str(out / "records"), "--device", "cpu"]
+            return workers.train(jobs, options, out, side_by_side=2, camlib=[*start, samples.__file__], **more)
+
+        yield so
 
 
 def results(out):
@@ -152,15 +159,15 @@ def results(out):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
+def undisturbed(train, tmp_path_factory):
     out = tmp_path_factory.mktemp("undisturbed")
-    outcome = train(out)
+    outcome = train(out, start=[sys.executable])
     assert sorted(outcome.done) == sorted(RUNS[:2])
     assert outcome.failed == {}
     return results(out)
 
 
-def test_killed_at_any_moment_and_started_again_it_ends_with_the_same_records(undisturbed, tmp_path):
+def test_killed_at_any_moment_and_started_again_it_ends_with_the_same_records(train, undisturbed, tmp_path):
     """SIGKILL to the plan: as its runs begin, at their first checkpoint, as the first record is written."""
     folder = tmp_path / RUNS[1].path
     moments = (
@@ -181,7 +188,7 @@ def test_killed_at_any_moment_and_started_again_it_ends_with_the_same_records(un
     assert [job.state for job in plan.make(RUNS[:2], tmp_path, (tmp_path / "records",))] == ["done", "done"]
 
 
-def test_a_run_that_is_killed_fails_and_goes_on_when_asked_again(undisturbed, tmp_path, monkeypatch):
+def test_a_run_that_is_killed_fails_and_goes_on_when_asked_again(train, undisturbed, tmp_path, monkeypatch):
     started = workers._start
 
     def and_kill(run, *more):
@@ -202,7 +209,7 @@ def test_a_run_that_is_killed_fails_and_goes_on_when_asked_again(undisturbed, tm
     assert results(tmp_path) == undisturbed
 
 
-def test_the_time_limit_stops_at_a_checkpoint(tmp_path):
+def test_the_time_limit_stops_at_a_checkpoint(train, tmp_path):
     outcome = train(tmp_path, time_limit=0.01)
     assert sorted(outcome.stopped + outcome.waiting) == sorted(RUNS[:2])
     assert outcome.stopped

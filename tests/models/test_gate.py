@@ -65,8 +65,9 @@ def test_every_net_can_have_a_gate(name):
         plain, gated = create(name, 7), create(name, 7, gate=True)
     features = plain.fc.in_features
     units = max(features // 16, 32)
-    more = {key: tuple(value.shape) for key, value in gated.state_dict().items() if key not in plain.state_dict()}
-    assert plain.state_dict().keys() < gated.state_dict().keys(), "the names of what both have are the same"
+    without = plain.state_dict().keys()
+    more = {key: tuple(value.shape) for key, value in gated.state_dict().items() if key not in without}
+    assert without < gated.state_dict().keys(), "the names of what both have are the same"
     assert more == {
         "avgpool.gate.attention.squeeze.weight": (units, features),
         "avgpool.gate.attention.squeeze.bias": (units,),

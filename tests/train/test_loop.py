@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import samples
 import torch
 import torch.nn.functional as F
 from torch import multiprocessing, nn
@@ -743,7 +744,7 @@ def live_and_die(folder):
 
 
 def test_killed_at_any_moment_it_ends_with_the_same_weights_and_record(tmp_path):
-    process = multiprocessing.get_context("spawn").Process(target=live_and_die, args=(tmp_path,))
+    process = samples.FORKS.Process(target=live_and_die, args=(tmp_path,))
     process.start()
     process.join()
     *lives, last, whole = json.loads((tmp_path / "ends.json").read_text())
@@ -829,7 +830,8 @@ def both(tmp_path_factory):
     # A place to meet for each of the two groups, kept by this process, as torchrun does: a group that keeps its own
     # takes it down at its end, maybe while the other process is looking there for the next.
     stores = [torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False) for _ in range(2)]
-    multiprocessing.spawn(worker, ([store.port for store in stores], folder), nprocs=2)
+    ports = [store.port for store in stores]
+    multiprocessing.start_processes(worker, (ports, folder), nprocs=2, start_method="forkserver")
     return folder, [torch.load(folder / f"{rank}.results") for rank in range(2)]
 
 
