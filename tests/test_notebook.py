@@ -145,8 +145,8 @@ def test_commands_name_the_runs_and_what_is_cited(book, capsys):
     protocols, objectives = "\n".join(others[2:]).split("\nObjectives\n")
     assert set(re.findall(r"\w+/\w+/[\w+]+", protocols)) == set(table.runs)
     assert (
-        "- pyramidnet200_a240 on cifar100; 300 epochs, batch 64; SGD, Nesterov momentum 0.9, rate 0.25 times 0.1 at "
-        "150, 225, weight decay 0.0001; crop, flip\n"
+        "- pyramidnet200_a240 on cifar100; 300 epochs, batch 64; SGD, Nesterov momentum 0.9, rate 0.25, times 0.1 at "
+        "epochs 150, 225, weight decay 0.0001; crop, flip\n"
     ) in protocols
     assert (
         "cutmix+shake_drop+cam, cutmix_always+cam: 1 CrossEntropy() + step_at(start=20, value=3.0) CAMLoss()"

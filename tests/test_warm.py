@@ -3,14 +3,13 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import warm
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only there the book's kernels are forked")
+pytestmark = pytest.mark.skipif(not warm.can_fork(), reason="here the book's kernels are not forked")
 SAYS = """
 import os, sys
 print(sys.argv[1:], os.environ["WORD"], os.path.basename(os.getcwd()), "wave" in sys.modules, __name__)

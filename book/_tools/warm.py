@@ -24,9 +24,7 @@ def server(*libraries):
     import tempfile
     import time
 
-    if (
-        sys.platform != "linux"
-    ):  # the libraries do not take a fork well: every process imports them
+    if not can_fork():
         yield [sys.executable]
         return
     with tempfile.TemporaryDirectory() as folder:
@@ -42,6 +40,17 @@ def server(*libraries):
         finally:
             started.stdin.close()
             started.wait()
+
+
+def can_fork():
+    """Whether the libraries take a fork well and a fork can be waited for; else every process imports them."""
+    if sys.platform != "linux":
+        return False
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except OSError:  # an old kernel, or a sandbox
+        return False
+    return True
 
 
 def serve(path, libraries):

@@ -12,7 +12,7 @@ from torch import nn
 
 from camlib import models, observe
 from camlib.attention import attention
-from camlib.data import Loader, Scenes, load
+from camlib.data import Loader, Scenes, load, normalised
 from camlib.data.datasets import FileSet
 from camlib.data.stream import MEAN, STD, StreamLoader
 from camlib.maps import Cells
@@ -180,7 +180,8 @@ def test_ten_crops_vote_and_the_centre_is_among_them(tmp_path):
     loader = StreamLoader(files, 2, 1, transform="imagenet_ten_crop")
     images = next(loader.batches(0))[0]
     assert images.shape == (1, 10, 3, 224, 224)
-    centre = loader._normalised(torch.from_numpy(pixels[16:240, 16:240]).permute(2, 0, 1).byte())
+    centre = torch.from_numpy(pixels[16:240, 16:240]).permute(2, 0, 1).byte()
+    centre = normalised(centre[None], loader.mean, loader.std)[0]
     torch.testing.assert_close(images[0, 4], centre)
     found = TenCrop()(Brightness(0.15), loader)
     margin = 50 * ((224**2 - 192**2) / 224**2 - 0.15)  # of the centre's logits
