@@ -96,7 +96,9 @@ def net(
     chosen = tuple(classes or names or (f"class {k}" for k in range(count)))
     if len(chosen) != count:
         raise LookError(f"{len(chosen)} names of classes, but {name} has {count} classes")
-    side = size or made_for
+    side = made_for if size is None else size
+    if side < 1:
+        raise LookError(f"a picture of {side} pixels a side cannot be shown: pass a size of 1 or more, as {made_for}")
     inner = layer is not None and len(observed.stages) > 1
     return Net(observed, chosen, side, round(resize * side / made_for), mean, std, inner)
 
@@ -263,11 +265,11 @@ def _classes_of(run: Run) -> tuple[str, ...]:
 
 
 def _classes(state: dict[str, Tensor]) -> int:
-    """The rows of the last matrix, the classifier's."""
-    matrices = [tensor for tensor in state.values() if tensor.ndim == 2]
-    if not matrices:
-        raise LookError("the weights hold no matrix, and so no linear classifier")
-    return len(matrices[-1])
+    """The rows of the last matrix or 1 × 1 convolution, the classifier's."""
+    classifiers = [tensor for tensor in state.values() if tensor.ndim in (2, 4) and set(tensor.shape[2:]) <= {1}]
+    if not classifiers:
+        raise LookError("the weights hold no matrix and no 1 × 1 convolution, and so no classifier")
+    return len(classifiers[-1])
 
 
 def _fill(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:
