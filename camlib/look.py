@@ -18,7 +18,7 @@ from camlib.data import load, normalised
 from camlib.data.datasets import DataError
 from camlib.lab import weights
 from camlib.lab.runs import Run
-from camlib.maps import Cells
+from camlib.maps import Cells, weighted_sum
 from camlib.names import UnknownName, lookup
 from camlib.observe import NotObservable, Observed, Output, observe
 from camlib.target import one_hot
@@ -99,7 +99,9 @@ def net(
     chosen = tuple(classes or names or (f"class {k}" for k in range(count)))
     if len(chosen) != count:
         raise LookError(f"{len(chosen)} names of classes, but {name} has {count} classes")
-    side = size or made_for
+    side = made_for if size is None else size
+    if side < 1:
+        raise LookError(f"a picture of {side} pixels a side cannot be shown: pass a size of 1 or more, as {made_for}")
     inner = layer is not None and len(observed.stages) > 1
     return Net(observed, chosen, side, round(resize * side / made_for), mean, std, inner)
 
@@ -151,16 +153,21 @@ def maps_of_likeliest(net: Net, photos: Tensor, kind: str = "cam", count: int = 
     if observed.training:
         raise LookError("the net is in training mode, where a batch changes what it answers: call net.observed.eval()")
     images = net.normalised(photos)
+    # The CAM of a linear classifier is its weights times the maps: no gradient, and one product for all classes.
+    by_weight = kind == "cam" and observed.head is not None
     try:
-        out = observed(images) if inner else run_for_attention(observed, images)
+        with torch.set_grad_enabled(not by_weight):
+            out = observed(images) if inner or by_weight else run_for_attention(observed, images)
     except (RuntimeError, AssertionError) as error:
         raise LookError(f"the net cannot be shown {net.size} × {net.size} pixels: {_first_line(error)}") from error
     if out.maps[0 if inner else -1].shape[2:].numel() == 1:
         raise LookError(f"{net.size} pixels leave a map of 1 × 1: the net's stride needs larger pictures")
     probabilities, numbers = out.logits.detach().float().softmax(1).topk(min(count, observed.num_classes))
+    if by_weight:
+        return numbers, probabilities, weighted_sum(out.weight[numbers], out.maps[-1])
     how = class_map if kind == "cam" else _by_gradient(kind, 0 if inner else -1)
-    maps = [how(out, one_hot(column, observed.num_classes)).detach() for column in numbers.T]
-    return numbers, probabilities, torch.stack(maps, 1)
+    targets = one_hot(numbers.T.flatten(), observed.num_classes).unflatten(0, numbers.T.shape)
+    return numbers, probabilities, torch.stack([how(out, target).detach() for target in targets], 1)
 
 
 def figure(net: Net, photos: Sequence[Path], kind: str = "cam") -> "tuple[Figure, str]":
@@ -263,11 +270,11 @@ def _classes_of(run: Run) -> tuple[str, ...]:
 
 
 def _classes(state: dict[str, Tensor]) -> int:
-    """The rows of the last matrix, the classifier's."""
-    matrices = [tensor for tensor in state.values() if tensor.ndim == 2]
-    if not matrices:
-        raise LookError("the weights hold no matrix, and so no linear classifier")
-    return len(matrices[-1])
+    """The rows of the last matrix or 1 × 1 convolution, the classifier's."""
+    classifiers = [tensor for tensor in state.values() if tensor.ndim in (2, 4) and set(tensor.shape[2:]) <= {1}]
+    if not classifiers:
+        raise LookError("the weights hold no matrix and no 1 × 1 convolution, and so no classifier")
+    return len(classifiers[-1])
 
 
 def _fill(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:

@@ -303,10 +303,10 @@ def full_precision(tensor: Tensor) -> Tensor:
 
 
 def weighted_sum(channel_weights: Tensor, maps: Tensor) -> Tensor:
-    """Σ_c w_c f_c (N, H, W) of weights (N, C) and maps (N, C, H, W), in float32 at least."""
+    """Σ_c w_c f_c (N, …, H, W) of weights (N, …, C) and maps (N, C, H, W), in float32 at least."""
     # Half-precision products would be too coarse once min-max stretches a small difference to 0 … 1.
     with torch.autocast(maps.device.type, enabled=False):
-        return torch.einsum("nc,nchw->nhw", channel_weights, full_precision(maps))
+        return torch.einsum("n...c,nchw->n...hw", full_precision(channel_weights), full_precision(maps))
 
 
 def _check_maps(maps: Tensor) -> None:

@@ -58,6 +58,10 @@ def test_a_new_version_and_address_reach_every_place(tmp_path, monkeypatch, caps
     chapter.parent.mkdir()
     shutil.copy(ROOT / "book/1-foundations/10-class-activation-maps.ipynb", chapter)
     monkeypatch.setattr(address, "ROOT", tmp_path)
+    (tmp_path / "CHANGELOG.md").write_text("# Changelog\n\n## Unreleased\n\n## 12.3.4\n")
+    with pytest.raises(SystemExit, match=r"CHANGELOG\.md has no section '## 12\.3\.5'"):
+        address.write("version", "12.3.5")
+    assert address.project()["version"] == TAG.removeprefix("v")
     address.write("version", "12.3.4")
     address.write("address", "https://github.com/someone/something")
     texts = {path.name: path.read_text("utf8") for path in address.text_files()}

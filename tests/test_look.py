@@ -131,6 +131,8 @@ def test_what_does_not_fit_is_answered_in_one_line(photos, file, tmp_path, capsy
     half.write_bytes(photos[1].read_bytes()[:2000])
     alone = tmp_path / "alone.pt"
     torch.save({"bias": torch.zeros(3)}, alone)
+    wrapped = tmp_path / "wrapped.pt"
+    torch.save({"epoch": 3, "net": {"bias": torch.zeros(3)}}, wrapped)
     fits = ["--model", "resnet8", "--weights", str(file)]
     for arguments, says in (
         ([no_photo, *fits], f"{no_photo} is no picture that can be read"),
@@ -142,6 +144,7 @@ def test_what_does_not_fit_is_answered_in_one_line(photos, file, tmp_path, capsy
         ([photos[0], *fits, "--layer", "layer1"], "a CAM is made of the maps that are averaged, not of layer1"),
         ([photos[0], *fits, "--classes", tmp_path / "names.txt"], "2 names of classes, but resnet8 has 7 classes"),
         ([photos[0], *fits, "--size", "4"], "4 pixels leave a map of 1 × 1: the net's stride needs larger pictures"),
+        ([photos[0], *fits, "--size", "0"], "a picture of 0 pixels a side cannot be shown"),
         ([photos[0], *fits, "--out", tmp_path / "seen.doc"], "seen.doc ends in no kind of picture"),
         ([photos[0], *fits, "--out", tmp_path / "no" / "seen.png"], "seen.png"),
         ([photos[0], "--model", "resnet8"], "resnet8 is a net of camlib.models, whose weights nobody publishes"),
@@ -149,7 +152,8 @@ def test_what_does_not_fit_is_answered_in_one_line(photos, file, tmp_path, capsy
         ([photos[0], "--model", "resnet8", "--weights", nothing], "No such file"),
         ([photos[0], "--model", "resnet8", "--weights", no_photo], "cannot be read as weights"),
         ([photos[0], "--model", "resnet8", "--weights", code], "cannot be read as weights"),
-        ([photos[0], "--model", "resnet8", "--weights", alone], "hold no matrix"),
+        ([photos[0], "--model", "resnet8", "--weights", alone], "hold no matrix and no 1 × 1 convolution"),
+        ([photos[0], "--model", "resnet8", "--weights", wrapped], "state_dict() gives, but epoch, net"),
         (
             [photos[0], "--model", "resnet20", "--weights", file],
             "'layer1.1.conv1.weight' is nothing in it and (16, 1",
@@ -169,6 +173,16 @@ def test_a_net_of_torchvision_with_a_file(photos, tmp_path):
     numbers, _, maps = look.maps_of_likeliest(net, look.read(photos, net), "channel_weighted", count=3)
     assert numbers.shape == (3, 3)
     assert maps.shape == (3, 3, 2, 2)
+
+
+def test_a_file_of_a_net_that_ends_in_a_convolution(photos, tmp_path):
+    torch.save(torchvision.models.squeezenet1_1(num_classes=K).state_dict(), tmp_path / "weights.pt")
+    net = look.net("squeezenet1_1", tmp_path / "weights.pt", size=64)
+    assert len(net.classes) == K
+    numbers, _, maps = look.maps_of_likeliest(net, look.read(photos, net), count=3)
+    out = net.observed(net.normalised(look.read(photos, net)))
+    first = out.maps[-1].gather(1, numbers[:, :1, None, None].expand(-1, 1, *maps.shape[2:]))
+    torch.testing.assert_close(maps[:, 0], first[:, 0].detach())  # the averaged maps are the class maps
 
 
 def test_errors_keep_their_kind(photos, file):

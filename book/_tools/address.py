@@ -80,6 +80,11 @@ def changes(kind, new):
 
 def write(kind, new):
     pairs = changes(kind, new)
+    log = (ROOT / "CHANGELOG.md").read_text("utf8")
+    if kind == "version" and f"## {new}" not in log.splitlines():
+        sys.exit(
+            f"CHANGELOG.md has no section '## {new}': write it first, with what stands under 'Unreleased'"
+        )
     for path in text_files():
         text = changed = path.read_text("utf8")
         for pattern, after in pairs:

@@ -201,11 +201,11 @@ def load(name: str, split: str, root: Path | None = None, count: int | None = No
     if splits:
         paths, names = zip(*splits[split][:count], strict=True)
         if manifest()[name]["layout"] == "voc":
-            rows = torch.tensor([[float(k in shown) for k in VOC_CLASSES] for shown in names])
+            rows = torch.tensor([[float(k in shown) for k in VOC_CLASSES] for shown in names], device="cpu")
             return FileSet(paths, rows, VOC_CLASSES, tuple(map(_voc_segments, paths)))
         classes = sorted({name for _, name in splits[split]})
         number = {name: k for k, name in enumerate(classes)}
-        return FileSet(paths, torch.tensor([number[name] for name in names]), tuple(classes))
+        return FileSet(paths, torch.tensor([number[name] for name in names], device="cpu"), tuple(classes))
     if name in _SCENES:
         variant, parts, rho = _SCENES[name]
         scenes = Scenes(parts[split], variant, count=count, rho=rho)
@@ -213,7 +213,7 @@ def load(name: str, split: str, root: Path | None = None, count: int | None = No
         free = (lambda free_count: Scenes("test", variant, count=free_count)) if name == "scenes" else None
         return ImageSet(scenes.images, labels, scenes.classes, scenes.masks, scenes.segments, free)
     source = _TORCHVISION[manifest()[name].get("like", name)](root, train=split == "train")
-    pixels, labels = torch.from_numpy(np.asarray(source.data)), torch.as_tensor(source.targets)
+    pixels, labels = torch.from_numpy(np.asarray(source.data)), torch.as_tensor(source.targets, device="cpu")
     if name == "cifar100_tenth" and split == "train":
         nth = (F.one_hot(labels).cumsum(0).gather(1, labels[:, None]) - 1)[:, 0]  # of its class
         pixels, labels = pixels[nth < 50], labels[nth < 50]
@@ -237,7 +237,7 @@ def statistics(images: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         Two float32 vectors (C,), computed exactly from the counts of each pixel value.
     """
-    values = torch.arange(256, dtype=torch.float64) / 255
+    values = torch.arange(256, dtype=torch.float64, device=images.device) / 255
     shares = torch.stack(
         [torch.bincount(channel.flatten(), minlength=256) / channel.numel() for channel in images.unbind(1)]
     ).double()

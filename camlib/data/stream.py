@@ -152,6 +152,8 @@ class StreamLoader(Batches):
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # or it would draw from the global one
         )
+        with torch.device("cpu"):  # where the reader draws, whichever device is torch's default
+            reader = iter(reader)
         for step, (index, images) in enumerate(zip(indices, reader, strict=True), first_step):
             if isinstance(images, DataError):
                 raise images
@@ -183,10 +185,11 @@ class _Pictures(Dataset):
         except (OSError, SyntaxError) as error:  # the latter is how PIL calls a damaged PNG
             # Given back: raised here, it would reach the user inside the traceback of another process.
             return DataError(f"{path} cannot be read as an image ({error}): put it there again")
-        with torch.random.fork_rng(devices=[]):
+        # Read and drawn on the processor, whichever device is torch's default.
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             torch.default_generator.manual_seed(derived_seed(self.seed, self.epoch, index))
             found = self.transform(picture)
-        return torch.stack([*map(pil_to_tensor, found)]) if isinstance(found, tuple) else pil_to_tensor(found)
+            return torch.stack([*map(pil_to_tensor, found)]) if isinstance(found, tuple) else pil_to_tensor(found)
 
 
 def _stack(pictures: list[Tensor | DataError]) -> Tensor | DataError:
@@ -194,7 +197,7 @@ def _stack(pictures: list[Tensor | DataError]) -> Tensor | DataError:
     if broken:
         return broken[0]
     # With more processes than images in the last batch, some have none.
-    return torch.stack(pictures) if pictures else torch.empty(0, 3, 1, 1, dtype=torch.uint8)
+    return torch.stack(pictures) if pictures else torch.empty(0, 3, 1, 1, dtype=torch.uint8, device="cpu")
 
 
 def _readers(world: int) -> int:

@@ -201,7 +201,8 @@ def named_tensors(content: Any, path: Path) -> dict[str, Tensor]:
     """
     state = content.get("state", content) if isinstance(content, dict) else content
     if not (isinstance(state, dict) and state and all(isinstance(tensor, Tensor) for tensor in state.values())):
-        raise WeightsError(f"{path} does not hold the named tensors that model.state_dict() gives")
+        held = f", but {', '.join(map(str, list(state)[:5]))}" if isinstance(state, dict) and state else ""
+        raise WeightsError(f"{path} does not hold the named tensors that model.state_dict() gives{held}")
     return _single(state)
 
 

@@ -61,7 +61,7 @@ def evaluate(model: nn.Module, loader: Batches, precision: str = "float32") -> d
         "spatial_rank" and "first_share" of the last maps (see `camlib.measure.spatial_rank`).
     """
     rank, world = place()
-    sums = torch.zeros(5, dtype=torch.float64)
+    sums = torch.zeros(5, dtype=torch.float64, device="cpu")
     with evaluating(model, loader) as observed:
         for step, (images, target) in enumerate(loader.batches(0, 0, rank, world)):
             if len(images) == 0:
@@ -98,7 +98,7 @@ class TenCrop:
     """
 
     def __call__(self, model: nn.Module, loader: Batches, precision: str = "float32") -> dict[str, float]:
-        sums = torch.zeros(5, dtype=torch.float64)
+        sums = torch.zeros(5, dtype=torch.float64, device="cpu")
         with evaluating(model, loader) as observed, torch.no_grad():
             for images, target in loader.batches(0):
                 crops = images if images.ndim == 5 else images[:, None]

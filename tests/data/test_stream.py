@@ -97,6 +97,15 @@ def test_every_image_has_a_seed_of_its_own(files):
         torch.testing.assert_close(found, expected.float())
 
 
+def test_reading_does_not_depend_on_the_default_device(files):
+    """On a GPU a chapter's default device is the GPU, and what reads beside it must not touch it."""
+    ours = loader(files, shuffle=True, seed=1, device="cpu")
+    reference = list(ours.batches(1))
+    with torch.device("meta"):  # whatever is made there has no numbers
+        found = list(ours.batches(1))
+    assert same(found, reference)
+
+
 # Python from 3.12 on warns of a fork while threads run, as those of torch do.
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_batches_do_not_depend_on_the_number_of_processes_that_read(files, monkeypatch):

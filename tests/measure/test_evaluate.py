@@ -180,8 +180,7 @@ def test_ten_crops_vote_and_the_centre_is_among_them(tmp_path):
     loader = StreamLoader(files, 2, 1, transform="imagenet_ten_crop")
     images = next(loader.batches(0))[0]
     assert images.shape == (1, 10, 3, 224, 224)
-    centre = torch.from_numpy(pixels[16:240, 16:240]).permute(2, 0, 1).byte()
-    centre = normalised(centre[None], loader.mean, loader.std)[0]
+    centre = normalised(torch.from_numpy(pixels[16:240, 16:240]).permute(2, 0, 1).byte(), loader.mean, loader.std)
     torch.testing.assert_close(images[0, 4], centre)
     found = TenCrop()(Brightness(0.15), loader)
     margin = 50 * ((224**2 - 192**2) / 224**2 - 0.15)  # of the centre's logits
@@ -192,6 +191,14 @@ def test_ten_crops_vote_and_the_centre_is_among_them(tmp_path):
     assert found["accuracy_centre"] == 1.0
     assert found["loss"] == pytest.approx(math.log1p(math.exp(-margin)), rel=1e-3)
     assert found["top5_accuracy"] == found["top5_accuracy_centre"] == 1.0
+
+
+@pytest.mark.parametrize("test", [evaluate, TenCrop()])
+def test_sums_do_not_depend_on_the_default_device(model, test):
+    loader, model = loader_of("scenes"), observe(model)
+    expected = test(model, loader)
+    with torch.device("meta"):  # a chapter's default device is the GPU; here, one on which nothing has numbers
+        assert test(model, loader) == expected
 
 
 def test_one_crop_is_its_own_centre(model):
