@@ -309,7 +309,8 @@ def _all() -> Iterable[tuple[str, Experiment]]:
     yield from _arms("cifar100", _cifar("resnet20"), *_ICASC[::2], *_ABLATION, *_LOSSES, *_CC[2:], *_LAMBDAS)
     yield from _arms("cifar100_tenth", _tenth("resnet20"), *FIVE, *_CONTROLS, *_ICASC[::2], "cc_normalised")
     yield from _arms("voc_animals", _voc_animals("resnet20"), "ce", "cam", *_ICASC, "icasc_late")
-    yield from _arms("cub50_few_shot", _few_shot("resnet18", "cub50_few_shot", (1, 5), "few_shot_112"), "ce", "cam")
+    few_birds = _few_shot("resnet18", "cub50_few_shot", (1, 5), "few_shot_112")
+    yield from _arms("cub50_few_shot", few_birds, "ce", "cam_adaptive")
     yield from _arms("cifar100", _cifar("resnet8"), "ce")
     yield from _from(_arms("cifar100", _cifar("resnet8"), "kd", "at", "ccm"), "cifar100/resnet20/ce", "teacher")
     # CAM-loss.

@@ -173,7 +173,11 @@ def _table_5() -> Table:
 
 
 def _table_6() -> Table:
-    """One trained net is tested with each number of shots."""
+    """One trained net is tested with each number of shots.
+
+    On CUB-50 CAM-loss waits until training accuracy is above one half (CAM-loss, §3.2): at the epoch that the other
+    rows take, a net with so few images knows nothing yet.
+    """
     columns = {"ce": "Baseline++", "cam": "Baseline++ with CAM-loss"}
     paper = {
         "mini_imagenet_1_shot": ("Mini-ImageNet", "mini_imagenet_few_shot", 1, 52.18, 54.80),
@@ -185,8 +189,9 @@ def _table_6() -> Table:
         "cub50_5_shot": (f"CUB-50, 112 px ({SMALL})", "cub50_few_shot", 5, None, None),
     }
     entries = {
-        (row, arm): Entry(f"{setting}/resnet18/{arm}", number, f"accuracy_{shots}_shot")
+        (row, arm): Entry(f"{setting}/resnet18/{arms.get(arm, arm)}", number, f"accuracy_{shots}_shot")
         for row, (_, setting, shots, *numbers) in paper.items()
+        for arms in ({"cam": "cam_adaptive"} if setting == "cub50_few_shot" else {},)
         for arm, number in zip(columns, numbers, strict=True)
     }
     rows = {row: f"{heading}, {shots}-shot" for row, (heading, _, shots, *_) in paper.items()}
