@@ -383,6 +383,7 @@ NAMES = {
 # What a reader can choose from: the column of the table "compare", and what it asks of a net.
 METHODS = {
     "cam": "[CAM-loss](2-cam-loss/10-cam-loss.ipynb)",
+    "caam_detached": "[CAM-loss, the half that moves the CAM (ours)](2-cam-loss/13-controls.ipynb)",
     "icasc": "[ICASC](3-icasc/11-attention-separation.ipynb)",
     "cc": "[CC-Loss](4-cc-loss/11-cc-loss.ipynb)",
     "cc_normalised": "[CC-Loss, another reading of its formula](4-cc-loss/11-cc-loss.ipynb)",
