@@ -193,10 +193,11 @@ def _plan(arguments: argparse.Namespace) -> int:
 def _packed(jobs: list[plan.Job], device: torch.device, arguments: argparse.Namespace, cores: int) -> packing.Packing:
     """How the runs of a plan are trained side by side: as asked, one a core, or as suits an accelerator best."""
     left = [job.run for job in jobs if job.state != "done"]
-    count = arguments.jobs or (cores if device.type == "cpu" else 1)
     # A cluster places runs itself, and of one alone there is nothing to choose.
     if arguments.jobs or device.type == "cpu" or arguments.on or len(left) < 2:
-        return packing.Packing(count, count)
+        count = arguments.jobs or (cores if device.type == "cpu" else 1)
+        count = min(count, max(1, len(left)))
+        return packing.Packing(count, count)  # taken to be as many times as fast as one
     name = left[0].name
     print(f"measuring how many runs like {name} train best side by side; --jobs N chooses it", file=sys.stderr)
     return packing.best(left[0], device, arguments.out, len(left))

@@ -32,7 +32,11 @@ def command():
 def gone(process):
     """Wait until there is no such process; false if there still is one after a minute."""
     for _ in range(6000):
-        if not Path(f"/proc/{process}").exists():
+        status = Path(f"/proc/{process}/stat")
+        try:
+            if status.read_text().rpartition(")")[2].split()[0] == "Z":  # ended, and nobody has asked how
+                return True
+        except FileNotFoundError:
             return True
         time.sleep(0.01)
     return False

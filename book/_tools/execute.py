@@ -165,8 +165,12 @@ def warm_kernels(libraries):
         kernel.write_text(
             json.dumps({"argv": command, "display_name": "Python 3"})
         )
-        os.environ["JUPYTER_PATH"] = folder
+        kept = os.environ.get("JUPYTER_PATH")
+        os.environ["JUPYTER_PATH"] = os.pathsep.join(
+            filter(None, [folder, kept])
+        )
         yield
+        os.environ["JUPYTER_PATH"] = kept or ""
 
 
 def pytest_runtest_setup(item):

@@ -1,11 +1,12 @@
 """Processes of Python that start at once, because each is forked from one that has imported the large libraries.
 
-    python -uP warm.py serve SOCKET LIBRARY …       imports the libraries, then forks whatever is asked for
+    python -uP warm.py serve NUMBER LIBRARY …       imports the libraries, then forks what is asked for on a socket
     python -IS warm.py run SOCKET -m MODULE …       runs a module, or a FILE, as `python -m MODULE …` would
 
 Torch and the plotting libraries cost every process that imports them five seconds, and a book has many chapters.
 Who asks has a process of its own, as if that ran the command: it lives as long, ends with the same exit code, takes the
 output, and when it is killed, so is the fork. All forks end with the process that holds the server's standard input.
+What is read only as Python or a library starts, as OMP_NUM_THREADS and PYTHONPATH, is the server's.
 """
 
 import contextlib
@@ -22,24 +23,44 @@ def server(*libraries):
     """A server as long as the context lasts; gives the first words of a command that is run by it."""
     import subprocess
     import tempfile
-    import time
 
     if not can_fork():
         yield [sys.executable]
         return
-    with tempfile.TemporaryDirectory() as folder:
-        path = f"{folder}/socket"
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        listening(f"{folder}/socket") as listener,
+    ):
+        number = listener.fileno()
+        command = [
+            sys.executable,
+            "-uP",
+            __file__,
+            "serve",
+            str(number),
+            *libraries,
+        ]
         started = subprocess.Popen(
-            [sys.executable, "-uP", __file__, "serve", path, *libraries],
-            stdin=subprocess.PIPE,
+            command, stdin=subprocess.PIPE, pass_fds=[number]
         )
+        listener.close()  # the server's alone: who asks one that has ended is refused
         try:
-            while not os.path.exists(path) and started.poll() is None:
-                time.sleep(0.02)
-            yield [sys.executable, "-IS", __file__, "run", path]
+            yield [sys.executable, "-IS", __file__, "run", f"{folder}/socket"]
         finally:
             started.stdin.close()
-            started.wait()
+            if (
+                started.wait() != -signal.SIGKILL
+            ):  # by which it ends itself and its forks
+                raise RuntimeError(
+                    f"no process was forked: {command} ended with {started.returncode}, see above"
+                )
+
+
+def listening(path):
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listener.bind(path)
+    listener.listen()
+    return listener
 
 
 def can_fork():
@@ -48,12 +69,15 @@ def can_fork():
         return False
     try:
         os.close(os.pidfd_open(os.getpid()))
-    except OSError:  # an old kernel, or a sandbox
+    except (
+        AttributeError,
+        OSError,
+    ):  # an old kernel, a sandbox, or a Python built for one
         return False
     return True
 
 
-def serve(path, libraries):
+def serve(number, libraries):
     """Import the libraries; then, for everyone who connects, fork a guard, which forks the process asked for."""
     import importlib
     import runpy
@@ -62,9 +86,7 @@ def serve(path, libraries):
         importlib.import_module(name)
     # Everything that is forked stays in one group, to be ended together.
     os.setpgid(0, 0)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
-        listener.bind(path)
-        listener.listen()
+    with socket.socket(fileno=int(number)) as listener:
         while sys.stdin not in select.select([sys.stdin, listener], [], [])[0]:
             client, _ = listener.accept()
             if os.fork() == 0:

@@ -157,14 +157,6 @@ CLAIMS = (
             ("random_class", "uniform"),
         ),
         (
-            "§3.2",
-            "The CAM guides the CAAM, so that it gains with the CAM held fixed, too (implied; no control was run).",
-            "13-controls",
-            ("cam-controls", "cam-scenes"),
-            ("cam_detached",),
-            ("ce", "caam_detached"),
-        ),
-        (
             "abstract",
             "It improves classification (data that the paper does not have).",
             "10-cam-loss",

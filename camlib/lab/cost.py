@@ -81,16 +81,16 @@ def remembered(file: Path, run: Run, device: torch.device, measure: Callable[[],
     """
     key = f"{device_name(device)}: {run.name} {run.preset}"
     known = json.loads(file.read_text()) if file.exists() else {}
-    if key not in known:
-        found = measure()
-        if file.exists():  # another process may have written what it measured in the meantime
-            known = json.loads(file.read_text())
-        known[key] = found
-        file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_suffix(f".{os.getpid()}.part")
-        part.write_text(json.dumps(known, indent=1))
-        part.replace(file)
-    return json.loads(file.read_text())[key]
+    if key in known:
+        return known[key]
+    found = json.loads(json.dumps(measure()))
+    # Another process may have written what it measured in the meantime.
+    known = json.loads(file.read_text()) if file.exists() else {}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_suffix(f".{os.getpid()}.part")
+    part.write_text(json.dumps(known | {key: found}, indent=1))
+    part.replace(file)
+    return found
 
 
 def operations(run: Run) -> int:

@@ -39,7 +39,7 @@ def best(run: Run, device: torch.device, out: Path, most: int = MOST) -> Packing
         out: the folder of the runs.
         most: how many there are to train.
     """
-    found = remembered(out / "packing.json", run, device, lambda: throughput(run, device))
+    found = remembered(out / "throughput.json", run, device, lambda: throughput(run, device))
     steps = {int(count): a_second for count, a_second in found.items() if int(count) <= most}
     count = max(steps, key=steps.get, default=1)
     return Packing(count, steps[count] / steps[1] if steps else 1.0)

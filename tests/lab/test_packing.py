@@ -56,7 +56,7 @@ def test_what_was_measured_is_remembered(machine, tmp_path):
     asked = machine({1: 10, 2: 20})
     assert [packing.best(RUN, CPU, tmp_path) for _ in range(2)] == [(2, 2), (2, 2)]
     assert asked == [1, 2, 4]
-    assert list(json.loads((tmp_path / "packing.json").read_text()).values()) == [{"1": 10, "2": 20}]
+    assert list(json.loads((tmp_path / "throughput.json").read_text()).values()) == [{"1": 10, "2": 20}]
     packing.best(Run("scenes/resnet8/icasc", "quick"), CPU, tmp_path)
     assert len(asked) == 6
 

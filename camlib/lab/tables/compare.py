@@ -6,7 +6,7 @@ from camlib.lab.tables.cam_loss import scenes_rows
 _COLUMNS = {
     "ce": "CE loss",
     "cam": "CAM-loss",
-    "caam_detached": "CAM-loss, CAAM held fixed",  # ours: the half that the controls found to do the work
+    "caam_detached": "CAM-loss, CAAM held fixed",  # ours: one half of it, see the controls
     "icasc": "ICASC, A_ch",
     "gate": "CE loss, gate",
     "cc": "CC-Loss, gate",
