@@ -20,6 +20,7 @@ import textwrap
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from unittest import mock
 
 import address
 import nbformat
@@ -165,12 +166,11 @@ def warm_kernels(libraries):
         kernel.write_text(
             json.dumps({"argv": command, "display_name": "Python 3"})
         )
-        kept = os.environ.get("JUPYTER_PATH")
-        os.environ["JUPYTER_PATH"] = os.pathsep.join(
-            filter(None, [folder, kept])
-        )
-        yield
-        os.environ["JUPYTER_PATH"] = kept or ""
+        before = filter(None, [folder, os.environ.get("JUPYTER_PATH")])
+        with mock.patch.dict(
+            os.environ, {"JUPYTER_PATH": os.pathsep.join(before)}
+        ):
+            yield
 
 
 def pytest_runtest_setup(item):
