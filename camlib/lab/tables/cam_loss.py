@@ -176,7 +176,7 @@ def _table_6() -> Table:
     """One trained net is tested with each number of shots.
 
     On CUB-50 CAM-loss waits until training accuracy is above one half (CAM-loss, §3.2): at the epoch that the other
-    rows take, a net with so few images knows nothing yet.
+    rows take, a net with so few images may know nothing yet.
     """
     columns = {"ce": "Baseline++", "cam": "Baseline++ with CAM-loss"}
     few_birds = f"CUB-50, 112 px, CAM-loss once half is learnt ({SMALL})"
